@@ -1,0 +1,157 @@
+"""bluemask: pixel-accurate pseudo-labels for surface defects from image-level labels."""
+
+from __future__ import annotations
+
+import os
+import sys
+from pathlib import Path
+from typing import Annotated
+
+# An application that runs from its checkout: the folders beside this file are importable to it alone.
+sys.path.insert(0, str(Path(__file__).resolve().parent))
+# Prefect reads these when it is first imported; what the user has set stays.
+os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
+os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "90")
+os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
+os.environ.setdefault("PREFECT_CLI_WRAP_LINES", "false")
+
+import typer
+
+app = typer.Typer(
+    name="bluemask",
+    help="Turn a folder of surface images, of which only the defect's class is known, into pixel-accurate labels.",
+    epilog="Start with: bluemask demo, or bluemask init FOLDER --out CONFIG --store DIR",
+    no_args_is_help=True,
+    rich_markup_mode="markdown",
+    pretty_exceptions_enable=False,
+    add_completion=False,
+)
+
+ConfigPath = Annotated[
+    Path, typer.Argument(metavar="CONFIG", help="YAML config, as `bluemask init` writes it.")
+]
+StorePath = Annotated[
+    Path, typer.Argument(metavar="STORE", help="The store's folder (`store` in the config).")
+]
+
+
+@app.command(epilog="Example: bluemask init photos/ --out photos.yaml --store photos.store")
+def init(
+    folder: Annotated[
+        Path, typer.Argument(help="Image folder: a folder per class, or one with a labels.csv.")
+    ],
+    out: Annotated[Path, typer.Option(help="The config file to write.")],
+    store: Annotated[Path, typer.Option(help="Where arrays and labels will lie.")],
+    labels: Annotated[
+        Path | None, typer.Option(help="A labels CSV elsewhere than FOLDER/labels.csv.")
+    ] = None,
+    force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
+) -> None:
+    """Look at an image folder, say what is in it, and write a commented config that runs as it is."""
+    from flows.initialise import initialise
+
+    initialise(folder, out=out, store=store, labels=labels, force=force)
+
+
+@app.command(epilog="Example: bluemask run photos.yaml")
+def run(config: ConfigPath) -> None:
+    """Bring the labels up to date: redo what is new, changed or failed, and nothing else.
+
+    Exit status: 0 all done; 1 something failed (run again to go on); 2 wrong input; 3 done, but some
+    images could not be read.
+    """
+    from rich.console import Console
+
+    from flows.generate import run_config
+    from flows.summary import print_summary
+
+    summary = run_config(config, Console(stderr=True))
+    print_summary(summary, Console())
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(epilog="Example: bluemask status photos.store")
+def status(store: StorePath) -> None:
+    """Show how every stage stands: blocks fresh, stale, failed and missing, and why."""
+    from rich.console import Console
+
+    from flows.summary import print_status
+
+    print_status(store, Console())
+
+
+@app.command(epilog="Example: bluemask evaluate photos.store --masks photos-masks/")
+def evaluate(
+    store: StorePath,
+    masks: Annotated[
+        Path, typer.Option(help="Label PNGs (0 background, k a class, 255 ignore), paired by name.")
+    ],
+    json: Annotated[bool, typer.Option("--json", help="Print numbers for programs.")] = False,
+) -> None:
+    """Score P1, P1°, P2, P2° and P against ground truth: ACC, IoU of each class, mIoU."""
+    from rich.console import Console
+
+    from flows.outputs import print_scores
+
+    print_scores(store, masks, Console(), as_json=json)
+
+
+@app.command(epilog="Example: bluemask export photos.store labels/")
+def export(
+    store: StorePath,
+    out: Annotated[Path, typer.Argument(help="Folder to write to; it is made.")],
+) -> None:
+    """Write P as indexed PNGs (0 background, k = line k of classes.txt), one an image, under its own name."""
+    from rich.console import Console
+
+    from flows.outputs import export_store
+
+    export_store(store, out, Console(stderr=True))
+
+
+@app.command(epilog="Example: bluemask show photos.store scratch/0031.png --out 0031.png")
+def show(
+    store: StorePath,
+    image: Annotated[str, typer.Argument(help="The image's path, relative to the image folder.")],
+    out: Annotated[Path, typer.Option(help="The PNG to write.")],
+) -> None:
+    """Draw one image's way through the method: views, masks, mean, entropy, CAM, prompts, P1, P2, P."""
+    from flows.outputs import show_images
+
+    show_images(store, [image], out)
+    typer.echo(f"wrote {out}")
+
+
+@app.command(epilog="Example: bluemask demo --out demo")
+def demo(
+    out: Annotated[Path, typer.Option(help="Folder for the images, the store and the picture.")] = Path(
+        "demo"
+    ),
+) -> None:
+    """Show the whole method at work on a small set of procedural surfaces, with scores and one picture."""
+    from flows.demonstrate import demonstrate
+
+    raise typer.Exit(demonstrate(out))
+
+
+def main() -> None:
+    """Entry point: errors that a user can mend are one sentence, without a traceback."""
+    try:
+        app()
+    except Exception as error:
+        if not _is_ours(error) or os.environ.get("BLUEMASK_TRACEBACK"):
+            raise
+        typer.secho(f"bluemask: {error}", fg="red", err=True)
+        raise SystemExit(
+            2 if isinstance(error, ValueError | FileNotFoundError | FileExistsError) else 1
+        ) from error
+
+
+def _is_ours(error: Exception) -> bool:
+    """Whether an error was raised for the user to read: it says what to do."""
+    module = type(error).__module__.split(".")[0]
+    return module in ("storage", "tasks", "models", "flows", "viewer")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,116 @@
+"""Bring the store's catalog up to what lies in the image folder now."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from flows.config import Config
+from models.sam import input_side
+from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
+from storage.pixels import UnreadableImage, read_header, read_pixels
+from storage.sources import AnnotationIndex, Source, scan
+from storage.store import Store, file_digest
+
+RANGE = "value_range.json"
+DEPTHS = (8, 10, 12, 14, 16)
+"""Bits a camera gives; images of more than 8 bits are scaled by the least of these that holds them all."""
+
+
+@dataclass(frozen=True)
+class Catalogue:
+    """The catalog after a look at the folder."""
+
+    rows: list[ImageRow]
+    changes: Changes
+    problems: tuple[str, ...]
+    value_range: tuple[int, int] | None
+
+
+def refresh(store: Store, config: Config, report: Callable[[int, int], None]) -> Catalogue:
+    """Look at every file, hash and decode those that are new, and write the catalog.
+
+    report: called with images looked at and their total. Raises CatalogError where too many are gone,
+    and what `scan` raises where the folder cannot be read.
+    """
+    data = config.data
+    seen = scan(data.folder, data.labels, data.normal)
+    marks = AnnotationIndex(data.folder, data.annotations, data.points)
+    problems = (*seen.problems, *marks.stray({source.path for source in seen.sources}))
+    known = {row.path: row for row in load(store) if row.status != "retired"}
+    looker = _Looker(config, marks, known)
+    found: list[Found] = []
+    with ThreadPoolExecutor(max_workers=max(2, config.workers)) as pool:
+        for n, item in enumerate(pool.map(looker.look, seen.sources), start=1):
+            found.append(item)
+            report(n, len(seen.sources))
+    store.add_classes(seen.classes)
+    value_range = _value_range(store, config, looker.peak)
+    size = block_size(config, found, max((len(item.labels) for item in found), default=1))
+    rows, changes = reconcile(load(store), found, size, data.max_gone)
+    save(store, rows)
+    return Catalogue(rows, changes, problems, value_range)
+
+
+class _Looker:
+    """Looks at one file; a file whose size and time are as the catalog has them is not read again."""
+
+    def __init__(self, config: Config, marks: AnnotationIndex, known: dict[str, ImageRow]) -> None:
+        self.folder, self.marks, self.known = config.data.folder, marks, known
+        self.most = int(config.data.max_megapixels * 1e6)
+        self.peak = 0
+        self._lock = threading.Lock()
+
+    def look(self, source: Source) -> Found:
+        """What the catalog needs to know of one file; an unreadable one is found with its reason."""
+        path = Path(self.folder, source.path)
+        try:
+            stat = path.stat()
+        except OSError as error:
+            return Found(source.path, source.labels, "", 0, 0, unreadable=str(error.strerror))
+        annotation = self.marks.digest(source.path)
+        found = Found(source.path, source.labels, "", stat.st_size, stat.st_mtime_ns, annotation)
+        row = self.known.get(source.path)
+        if row is not None and row.sha256 and (row.bytes, row.modified) == (stat.st_size, stat.st_mtime_ns):
+            return replace(found, sha256=row.sha256, width=row.width, height=row.height, unreadable=row.why)
+        return self._read(path, found)
+
+    def _read(self, path: Path, found: Found) -> Found:
+        try:
+            sha256 = file_digest(path)
+        except OSError as error:
+            return replace(found, unreadable=str(error.strerror))
+        try:
+            read_header(path, max_pixels=self.most)
+            pixels = read_pixels(path, max_pixels=self.most)
+        except UnreadableImage as error:
+            return replace(found, sha256=sha256, unreadable=error.reason)
+        if pixels.dtype.itemsize > 1:
+            with self._lock:
+                self.peak = max(self.peak, int(pixels.max(initial=0)))
+        return replace(found, sha256=sha256, width=pixels.shape[1], height=pixels.shape[0])
+
+
+def _value_range(store: Store, config: Config, peak: int) -> tuple[int, int] | None:
+    """The set's one range for more than 8 bits: from the config, else fixed at the first run that meets such images."""
+    if config.data.value_range is not None:
+        return config.data.value_range
+    fixed = store.read_json(RANGE)
+    if fixed is None and peak:
+        fixed = [0, next(2**bits - 1 for bits in DEPTHS if peak < 2**bits)]
+        store.write_json(RANGE, fixed)
+    return None if fixed is None else (int(fixed[0]), int(fixed[1]))
+
+
+def block_size(config: Config, found: Sequence[Found] | Iterable[Found], slots: int) -> int:
+    """Most images a block: the config's, halved until the block's largest array fits `memory_gb`."""
+    pixels = max((item.width * item.height for item in found), default=1)
+    views, side = config.augment.views, input_side(config.sam.model)
+    largest = max(views * side * side * 3, max(1, slots) * views * pixels, max(1, slots) * 4 * pixels)
+    size = config.block
+    while size > 1 and size * largest > config.memory_gb * 1e9:
+        size //= 2
+    return size

@@ -1,0 +1,258 @@
+"""The configuration: frozen, complete, and an error for every key that is not known."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from pathlib import Path
+from typing import Any, Literal
+
+import yaml
+from pydantic import BaseModel, Field, ValidationError, field_validator
+from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+
+from flows.sections import (
+    AugmentConfig,
+    CamConfig,
+    EmbedConfig,
+    EnsembleConfig,
+    FuseConfig,
+    MaskConfig,
+    PromptConfig,
+    SamConfig,
+    Section,
+    TrainFusionConfig,
+    TrainVitConfig,
+)
+
+NORMAL = ("good", "free", "ok", "normal", "no_defect", "no-defect", "defect_free", "none")
+
+
+class ConfigError(ValueError):
+    """The configuration cannot be used; the message names the key, the value and what is allowed."""
+
+
+class DataConfig(Section):
+    """The user's files."""
+
+    folder: Path
+    """The image folder; relative paths are seen from the config file."""
+    labels: Path | None = None
+    """A CSV `image,labels`, paths relative to it; none means a folder per class."""
+    annotations: Path | None = None
+    """A folder of index PNGs: k a class, 0 background, 255 unmarked; none by default."""
+    points: Path | None = None
+    """A CSV `image,x,y,label` of marked points; none by default."""
+    normal: tuple[str, ...] = NORMAL
+    """Names of folders or labels that mean `no defect`; they are not classes. Case does not matter."""
+    value_range: tuple[int, int] | None = None
+    """Darkest and brightest value of images of more than 8 bits, one range for the whole set; none
+    means 0 to the most that the set's bit depth holds, fixed at the first run."""
+
+    @field_validator("value_range")
+    @classmethod
+    def _rising(cls, value: tuple[int, int] | None) -> tuple[int, int] | None:
+        if value is not None and not 0 <= value[0] < value[1] <= 65535:
+            raise ValueError("must be two whole numbers, 0 ≤ darkest < brightest ≤ 65535")
+        return value
+
+    max_megapixels: float = Field(default=250, gt=0)
+    """Largest image that is decoded, in megapixels, read from the header: a small file can unpack to
+    many gigabytes."""
+    max_gone: float = Field(default=0.05, ge=0, le=1)
+    """Largest share of the images that may have vanished since the last run; more looks like a share
+    that is not mounted, and stops the run."""
+
+
+class RetrainConfig(Section):
+    """When the two networks are trained anew."""
+
+    policy: Literal["never", "changed", "always"] = "changed"
+    """`changed`: when more than `share` of the images differ from what the network was trained on;
+    `always`: when any does; `never`: only where there is no network yet."""
+    share: float = Field(default=0.1, ge=0, le=1)
+    """Share of images, 0 to 1: below a tenth the networks hardly move and every CAM would be redone."""
+
+
+class KeepConfig(Section):
+    """Which large arrays stay on disk; a dropped one is made anew when a stale stage needs it."""
+
+    augmented: bool = True
+    """SAM's inputs: the largest array, and a cheap one to make."""
+    embedding: bool = True
+    """SAM's image embeddings: what a night after retraining decodes instead of encoding."""
+
+
+class Config(BaseSettings):
+    """All that a run depends on."""
+
+    model_config = SettingsConfigDict(
+        frozen=True,
+        extra="forbid",
+        env_prefix="BLUEMASK__",
+        env_nested_delimiter="__",
+        use_attribute_docstrings=True,
+    )
+
+    data: DataConfig
+    """The user's files."""
+    store: Path
+    """Folder for catalog, arrays, receipts and checkpoints; relative to the config file."""
+    block: int = Field(default=64, ge=1, le=64)
+    """Most images a block, a power of two: the unit of work, of retry and of commit."""
+    memory_gb: float = Field(default=1.0, gt=0)
+    """Most memory for a block's largest array, in GB; blocks get smaller where images are large."""
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    """Where networks run; `auto` takes a CUDA device where there is one."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Arithmetic of SAM's encoder and of inference; bfloat16 is quicker where the machine has it."""
+    threads: int | None = Field(default=None, ge=1)
+    """Threads of one network on the CPU; none means all cores. Results are bitwise equal only for the
+    same number."""
+    workers: int = Field(default=2, ge=1, le=64)
+    """Blocks worked on at the same time by stages that need no network."""
+    retries: int = Field(default=2, ge=0)
+    """How often a failing block is tried again, with growing pauses, before it is reported."""
+    keep: KeepConfig = KeepConfig()
+    """Which large arrays stay on disk."""
+    retrain: RetrainConfig = RetrainConfig()
+    """When the networks are trained anew."""
+    augment: AugmentConfig = AugmentConfig()
+    """The views."""
+    sam: SamConfig = SamConfig()
+    """Which SAM."""
+    embed: EmbedConfig = EmbedConfig()
+    """SAM's encoder."""
+    train_vit: TrainVitConfig = TrainVitConfig()
+    """The ViT with class tokens, and its training."""
+    cam: CamConfig = CamConfig()
+    """The CAM and P1."""
+    prompt: PromptConfig = PromptConfig()
+    """What SAM is asked."""
+    mask: MaskConfig = MaskConfig()
+    """SAM's decoder."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    """Mean, entropy and P2."""
+    train_fusion: TrainFusionConfig = TrainFusionConfig()
+    """The fusion network's training."""
+    fuse: FuseConfig = FuseConfig()
+    """P and its confidence."""
+
+    @field_validator("block")
+    @classmethod
+    def _power_of_two(cls, value: int) -> int:
+        if value & (value - 1):
+            raise ValueError("must be a power of two: 1, 2, 4, 8, 16, 32 or 64")
+        return value
+
+    @classmethod
+    def settings_customise_sources(
+        cls,
+        settings_cls: type[BaseSettings],
+        init_settings: PydanticBaseSettingsSource,
+        env_settings: PydanticBaseSettingsSource,
+        dotenv_settings: PydanticBaseSettingsSource,
+        file_secret_settings: PydanticBaseSettingsSource,
+    ) -> tuple[PydanticBaseSettingsSource, ...]:
+        """The environment wins over the file."""
+        return env_settings, init_settings
+
+
+def load_config(path: Path) -> Config:
+    """Read a YAML config; `BLUEMASK__SECTION__KEY` in the environment overrides a key.
+
+    Relative paths in it are seen from its own folder. Raises ConfigError that names the key, the
+    value and what is allowed.
+    """
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            f"{path}: {error.strerror}; `bluemask init FOLDER --out {path}` writes one"
+        ) from error
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(values, dict):
+        raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
+    return anchored(build_config(values, str(path)), path.resolve().parent)
+
+
+def build_config(values: dict[str, Any], source: str) -> Config:
+    """Validate nested values as a config; `source` names them in errors."""
+    _refuse_unknown_environment()
+    try:
+        return Config(**values)
+    except ValidationError as error:
+        lines = [_sentence(item, source) for item in error.errors()]
+        raise ConfigError("\n".join(lines)) from error
+
+
+def anchored(config: Config, folder: Path) -> Config:
+    """The same config with every relative path made absolute, seen from `folder`."""
+
+    def fix(model: BaseModel) -> BaseModel:
+        update: dict[str, Any] = {}
+        for name in type(model).model_fields:
+            value = getattr(model, name)
+            if isinstance(value, Path):
+                update[name] = (folder / value.expanduser()).resolve()
+            elif isinstance(value, BaseModel):
+                update[name] = fix(value)
+        return model.model_copy(update=update)
+
+    fixed = fix(config)
+    return fixed if isinstance(fixed, Config) else config
+
+
+def _refuse_unknown_environment() -> None:
+    prefix = "BLUEMASK__"
+    for name in os.environ:
+        if name.upper().startswith(prefix):
+            head = name[len(prefix) :].split("__")[0].lower()
+            if head not in Config.model_fields:
+                raise ConfigError(
+                    f"environment variable {name}: {head!r} is no key; {_near(head, list(Config.model_fields))}"
+                )
+
+
+def _sentence(item: Any, source: str) -> str:
+    key = ".".join(str(part) for part in item["loc"])
+    if item["type"] == "extra_forbidden":
+        known = _known_keys(item["loc"][:-1])
+        return f"{source}: {key!r} is no key (its value: {item['input']!r}); {_near(str(item['loc'][-1]), known)}"
+    if item["type"] == "missing":
+        return f"{source}: {key!r} is missing; {_describe(item['loc'])}"
+    message = item["msg"][0].lower() + item["msg"][1:]
+    return f"{source}: {key} = {item['input']!r}: {message.removeprefix('value error, ')}; {_describe(item['loc'])}".rstrip(
+        "; "
+    )
+
+
+def _near(name: str, known: list[str]) -> str:
+    close = difflib.get_close_matches(name, known, n=1)
+    hint = f"did you mean {close[0]!r}? " if close else ""
+    return f"{hint}Keys here: {', '.join(known)}"
+
+
+def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
+    model: type[BaseModel] = Config
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        annotation = field.annotation if field else None
+        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+            model = annotation
+    return model
+
+
+def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
+    return list(_model_at(loc).model_fields)
+
+
+def _describe(loc: tuple[int | str, ...]) -> str:
+    """What a key means, from the docstring below its field."""
+    names = [part for part in loc if isinstance(part, str)]
+    for end in range(len(names), 0, -1):
+        field = _model_at(tuple(names[: end - 1])).model_fields.get(names[end - 1])
+        if field and field.description:
+            return f"{names[end - 1]}: {' '.join(field.description.split())}"
+    return ""

@@ -1,0 +1,152 @@
+"""One stage over some blocks: read through receipts, compute, write once, commit."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flows.config import Config
+from flows.networks import load_model
+from flows.plan import Plan, digest_of, facts, fingerprint, section
+from storage.catalog import ImageRow
+from storage.pixels import read_pixels, to_rgb8
+from storage.receipts import Receipt
+from storage.sources import AnnotationIndex
+from storage.store import Store, StoreError, file_digest
+from tasks.ingest import Ingested, ingest
+from tasks.registry import writer
+from tasks.stage import Stage
+
+
+class BlockError(RuntimeError):
+    """A stage failed on a block; the message names both."""
+
+
+class Job:
+    """All that a worker needs to do any block: handed to it once."""
+
+    def __init__(self, store: Store, config: Config, plan: Plan, advance: Callable[[str, int], None]) -> None:
+        """advance: called with a stage's name and the number of images of a block that is done."""
+        self.store, self.config, self.plan, self.advance = store, config, plan, advance
+
+    def run(self, stage: Stage, block: str) -> Receipt:
+        """Do one block of a stage, unless its receipt says that it is done.
+
+        Raises BlockError with stage, block and cause.
+        """
+        if not self.plan.fresh(stage, block):
+            try:
+                self.plan.update(self._do(stage, block))
+            except Exception as error:
+                raise BlockError(f"stage {stage.name}, block {block}: {error}") from error
+        self.advance(stage.name, len(self.plan.blocks[block]))
+        return self.plan.receipts[stage.name][block]
+
+    def _do(self, stage: Stage, block: str) -> Receipt:
+        reasons = self.plan.reasons(stage, block)
+        if reasons is None:
+            raise BlockError("what it reads is not there yet")
+        started = time.perf_counter()
+        if stage.name == "ingest":
+            arrays, failed = self._ingest(block)
+        else:
+            arrays, failed = self._compute(stage, block), {}
+        return self.store.commit(
+            stage.name,
+            block,
+            fingerprint(reasons),
+            stage.writes,
+            arrays,
+            reasons=reasons,
+            attributes=self._attributes(stage, block),
+            failed=failed,
+            seconds=time.perf_counter() - started,
+        )
+
+    def _attributes(self, stage: Stage, block: str) -> dict[str, Any]:
+        """What a reader of the group alone must know: which images, which classes."""
+        images = [row.path for row in self.plan.blocks[block]]
+        return {"stage": stage.name, "block": block, "images": images, "classes": self.plan.classes}
+
+    def _compute(self, stage: Stage, block: str) -> dict[str, np.ndarray]:
+        keywords: dict[str, Any] = {
+            name.removesuffix("?"): self.array(name.removesuffix("?"), block) for name in stage.reads
+        }
+        keywords |= section(self.config, stage.config) | facts(self.config, stage.facts)
+        if stage.model is not None:
+            keywords |= {
+                "model": load_model(self.store, self.config, stage.model),
+                "precision": self.config.precision,
+            }
+        with torch.inference_mode():
+            result: dict[str, np.ndarray] = stage.function(**keywords)
+        return result
+
+    def array(self, name: str, block: str) -> np.ndarray:
+        """One array of a block; where the config keeps no copy, its stage makes it anew."""
+        source = writer(name)
+        receipt = self.plan.receipts[source.name][block]
+        if not receipt.group:
+            receipt = self._do(source, block)
+            self.plan.update(receipt)
+        return self.store.read(receipt, name)
+
+    # -- ingest -------------------------------------------------------------------------------------
+
+    def _ingest(self, block: str) -> Ingested:
+        rows = self.plan.blocks[block]
+        before = self.store.receipt("ingest", block)
+        lenient = frozenset(row.id for row in rows if row.status != "active")
+        return ingest(
+            rows=rows,
+            classes=self.plan.classes,
+            pixels=_Pixels(self, rows, before),
+            marks=self._marks,
+            lenient=lenient,
+        )
+
+    def _marks(self, row: ImageRow, shape: tuple[int, int]) -> np.ndarray:
+        data = self.config.data
+        index = AnnotationIndex(data.folder, data.annotations, data.points)
+        return index.label_map(row.path, shape, self.plan.classes)
+
+
+class _Pixels:
+    """An image's pixels: from the block's last group where that holds the same content, else from the file.
+
+    Thus a removed file does not take its neighbours' arrays with it, and a new label decodes nothing.
+    """
+
+    def __init__(self, job: Job, rows: list[ImageRow], before: Receipt | None) -> None:
+        self.job = job
+        self.rank = {row.id: n for n, row in enumerate(rows)}
+        same = before is not None and before.reasons.get("pixels") == digest_of(
+            [[row.sha256 for row in rows], job.plan.value_range]
+        )
+        self.before = before if same else None
+
+    def __call__(self, row: ImageRow) -> np.ndarray:
+        """(y, x, channel) uint8 RGB. Raises OSError or ValueError where the file cannot be read."""
+        if self.before is not None and row.id not in self.before.failed:
+            try:
+                return self._kept(self.before, self.rank[row.id])
+            except StoreError:
+                pass  # damaged: the file itself is the better source
+        return self._file(row)
+
+    def _kept(self, receipt: Receipt, n: int) -> np.ndarray:
+        height, width = self.job.store.read_image(receipt, "size", n)
+        return self.job.store.read_image(receipt, "image", n)[:height, :width]
+
+    def _file(self, row: ImageRow) -> np.ndarray:
+        path = Path(self.job.config.data.folder) / row.path
+        most = int(self.job.config.data.max_megapixels * 1e6)
+        image = to_rgb8(read_pixels(path, max_pixels=most), self.job.plan.value_range)
+        if file_digest(path) != row.sha256:
+            raise ValueError(f"{row.path}: changed while the run was on its way; run again")
+        return image

@@ -1,0 +1,59 @@
+"""The nightly flow: from the image folder to pseudo-labels, redoing only what changed or failed."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from prefect import flow
+from prefect.task_runners import ThreadPoolTaskRunner
+from rich.console import Console
+
+from flows.config import Config, load_config
+from flows.progress import bars
+from flows.steps import Run, Summary
+from storage.lock import writer_lock
+from storage.store import Store
+from tasks.stage import Stage
+
+
+@flow(name="bluemask", validate_parameters=False)
+def generate(config: Path) -> Summary:
+    """Bring a store up to date with its image folder.
+
+    config: path of the YAML config. Returns what was done, and what could not be.
+    """
+    settings = load_config(Path(config))
+    store = Store(settings.store)
+    with writer_lock(store.root), bars(Console(stderr=True)) as shown:
+        run = Run(store, settings, shown)
+        for step in run.steps():
+            if isinstance(step, Stage):
+                run.stage(step)
+            else:
+                run.train(step)
+        return run.close()
+
+
+def run_config(config: Path, console: Console) -> Summary:
+    """What `bluemask run` does: look and plan first, and start Prefect only where there is work."""
+    settings = load_config(config)
+    store = Store(settings.store)
+    with writer_lock(store.root), bars(console) as shown:
+        run = Run(store, settings, shown)
+        if run.idle():
+            return run.close()
+    changes = run.catalogue.changes
+    summary = _runner(settings)(config)
+    # the flow's own look came second and saw no change any more
+    summary.catalogue = type(summary.catalogue)(
+        summary.catalogue.rows, changes, summary.catalogue.problems, summary.catalogue.value_range
+    )
+    return summary
+
+
+def _runner(settings: Config) -> Callable[[Path], Summary]:
+    runner: Any = ThreadPoolTaskRunner(max_workers=max(2, settings.workers))
+    runnable: Callable[[Path], Summary] = generate.with_options(task_runner=runner)
+    return runnable

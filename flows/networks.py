@@ -1,0 +1,78 @@
+"""The networks that stages need: which file, which digest, loaded once a process."""
+
+from __future__ import annotations
+
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from flows.config import Config
+from models.checkpoints import digest
+from models.fusion import load_fusion
+from models.sam import build_sam, sam_checkpoint
+from models.vit import load_vit
+from storage.store import Store
+from tasks.stage import ModelKind
+
+PROMOTED = "promoted.json"
+
+
+class NoNetworkError(RuntimeError):
+    """A stage needs a network that has not been trained yet."""
+
+
+def device_of(config: Config) -> str:
+    """The torch device that networks run on."""
+    if config.device == "cuda" and not torch.cuda.is_available():
+        raise NoNetworkError("device = 'cuda', but torch sees no CUDA device; set device: auto or cpu")
+    wanted = config.device
+    return ("cuda" if torch.cuda.is_available() else "cpu") if wanted == "auto" else wanted
+
+
+def pinned(config: Config, kind: ModelKind) -> Path | None:
+    """The checkpoint that the config fixes in place of training, if any."""
+    return {"vit": config.train_vit.checkpoint, "fusion": config.train_fusion.checkpoint}.get(kind)
+
+
+def promoted(store: Store, kind: ModelKind) -> dict[str, Any] | None:
+    """What `promoted.json` says of a trained network: digest, data, recipe; None where there is none."""
+    found: dict[str, Any] | None = (store.read_json(PROMOTED) or {}).get(kind)
+    return found
+
+
+def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
+    """Sha256 of the weights that a stage would use now; None where they are yet to be trained."""
+    fixed = sam_checkpoint(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
+    if fixed is not None:
+        if not fixed.is_file():
+            raise NoNetworkError(
+                f"{fixed} is missing: the config names it as the {kind} network's checkpoint"
+            )
+        return _file_digest(fixed, fixed.stat().st_mtime_ns)
+    entry = promoted(store, kind)
+    return None if entry is None else str(entry["digest"])
+
+
+@lru_cache(maxsize=8)
+def _file_digest(path: Path, modified: int) -> str:
+    return digest(path)
+
+
+def load_model(store: Store, config: Config, kind: ModelKind) -> Any:
+    """The network, in evaluation mode, on its device; kept for the next block."""
+    key = model_digest(store, config, kind)
+    if key is None:
+        raise NoNetworkError(f"no {kind} network has been trained yet for {store.root}")
+    path = pinned(config, kind) or store.root / "checkpoints" / f"{key}.safetensors"
+    if kind == "sam":
+        path = sam_checkpoint(config.sam.model, config.sam.checkpoint)
+    return _load(kind, key, path, config.sam.model, device_of(config))
+
+
+@lru_cache(maxsize=4)
+def _load(kind: ModelKind, key: str, path: Path, sam: str, device: str) -> Any:
+    if kind == "sam":
+        return build_sam(sam, path, device=device)
+    return load_vit(path, device) if kind == "vit" else load_fusion(path, device)

@@ -1,0 +1,177 @@
+"""What comes out of a store: scores, exported labels, and the picture of an image's way through it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+import numpy as np
+from rich.console import Console
+from rich.progress import track
+from rich.table import Table
+
+from flows.config import Config
+from flows.summary import plan_of, stored_config
+from storage.catalog import ImageRow
+from storage.pixels import read_label_map
+from storage.store import Store, StoreError
+from tasks.cam import p1_hard
+from tasks.ensemble import p2_hard
+from tasks.evaluate import Confusion, find_masks, metrics, otsu_label_map
+from tasks.export import label_path, label_png, write_classes
+from tasks.registry import writer
+from viewer.strip import StripRow, save, strip
+
+
+class Labelled:
+    """One finished image, its arrays read when asked for and cut to its true extent."""
+
+    def __init__(self, store: Store, row: ImageRow, place: int) -> None:
+        """place: the image's row in its block."""
+        self._store, self.row, self._place = store, row, place
+
+    def array(self, name: str) -> np.ndarray:
+        """An array of this image without the image axis. Raises StoreError where it is not there."""
+        source = writer(name)
+        receipt = self._store.receipt(source.name, self.row.block)
+        if receipt is None:
+            raise StoreError(
+                f"{self.row.path}: stage {source.name!r} has not done it; `bluemask run CONFIG` does"
+            )
+        value = self._store.read_image(receipt, name, self._place)
+        dims = next(spec.dims[1:] for spec in source.writes if spec.name == name)
+        cuts = {"y": slice(self.row.height), "x": slice(self.row.width)}
+        return value[tuple(cuts.get(dim, slice(None)) for dim in dims)]
+
+
+def finished(store: Store, config: Config) -> list[Labelled]:
+    """Every image that has a label map P, in the order of paths. Raises StoreError where none has."""
+    found = []
+    for block, rows in plan_of(store, config).blocks.items():
+        ingest, fuse = store.receipt("ingest", block), store.receipt("fuse", block)
+        if ingest is None or fuse is None:
+            continue
+        found += [
+            Labelled(store, row, place)
+            for place, row in enumerate(rows)
+            if row.status == "active" and row.id not in ingest.failed
+        ]
+    if not found:
+        raise StoreError(f"{store.root} holds no finished label; `bluemask run CONFIG` makes them")
+    return sorted(found, key=lambda item: item.row.path)
+
+
+# -- scores -----------------------------------------------------------------------------------------------
+
+
+def _versions(config: Config) -> dict[str, Callable[[Labelled], np.ndarray]]:
+    """How each scored label map is had from an image's arrays; the last two need no network."""
+
+    def present(item: Labelled) -> np.ndarray:
+        return item.array("slot_class")
+
+    return {
+        "P1": lambda item: item.array("p1"),
+        "P1°": lambda item: p1_hard(item.array("cam"), present(item), config.cam.low, config.cam.high),
+        "P2": lambda item: item.array("p2"),
+        "P2°": lambda item: p2_hard(item.array("mean"), present(item)),
+        "P": lambda item: item.array("p"),
+        "Otsu": lambda item: otsu_label_map(item.array("image"), present(item)),
+        "background": lambda item: np.zeros((item.row.height, item.row.width), np.uint8),
+    }
+
+
+def scores(root: Path, masks: Path, console: Console) -> dict[str, dict[str, object]]:
+    """Metrics of every version of the labels of a store, by version.
+
+    masks: ground truth, a label PNG an image. Raises ValueError where a mask does not fit.
+    """
+    store = Store.existing(root)
+    config = stored_config(store)
+    items = finished(store, config)
+    truth = find_masks(masks, [item.row.path for item in items])
+    found = _versions(config)
+    tables = {name: Confusion() for name in found}
+    for item in track(items, "scoring", console=console, transient=True):
+        mask = read_label_map(truth[item.row.path])
+        for name, version in found.items():
+            tables[name].add(mask, version(item), item.row.path)
+    return {name: metrics(table, store.classes()) for name, table in tables.items()}
+
+
+def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = False) -> None:
+    """Print what `bluemask evaluate` prints."""
+    found = scores(root, masks, Console(stderr=True))
+    if as_json:
+        console.print_json(json.dumps(found, ensure_ascii=False))
+        return
+    classes = list(dict.fromkeys(name for values in found.values() for name in values["IoU"]))  # type: ignore[attr-defined]
+    table = Table("%", title=f"{root} against {masks}: {found['P']['images']} images", title_justify="left")
+    for name in ("mIoU", "fg mIoU", "ACC", "ignored", *classes):
+        table.add_column(name, justify="right")
+    for version, values in found.items():
+        if version == "Otsu":
+            table.add_section()
+        heads = [values[key] for key in ("mIoU", "mIoU_foreground", "ACC", "ignored")]
+        cells = [*heads, *(values["IoU"].get(name, float("nan")) for name in classes)]  # type: ignore[attr-defined]
+        table.add_row(version, *(f"{100 * float(str(cell)):.2f}" for cell in cells))
+    console.print(table)
+    console.print(
+        "[dim]P1, P2: 255 (unsure) counts as wrong; P1°, P2°: without 255. "
+        "Otsu: one threshold an image, the smaller side is the defect.[/]"
+    )
+
+
+# -- export -----------------------------------------------------------------------------------------------
+
+
+def export_store(root: Path, out: Path, console: Console) -> None:
+    """Write P of every finished image as an indexed PNG, and classes.txt."""
+    store = Store.existing(root)
+    items = finished(store, stored_config(store))
+    paths = label_path(out, [item.row.path for item in items])
+    write_classes(out, store.classes())
+    for item in track(items, "exporting", console=console, transient=True):
+        label_png(item.array("p"), paths[item.row.path])
+    console.print(f"{len(items)} labels and classes.txt in {out}")
+
+
+# -- pictures ---------------------------------------------------------------------------------------------
+
+
+def show_images(root: Path, names: Sequence[str], out: Path, masks: Path | None = None) -> None:
+    """Draw the strips of some images, one below the other, into a PNG.
+
+    names: paths relative to the image folder. Raises StoreError for an image that is not finished.
+    """
+    store = Store.existing(root)
+    items = {item.row.path: item for item in finished(store, stored_config(store))}
+    for name in names:
+        if name not in items:
+            near = ", ".join(list(items)[:3])
+            raise StoreError(f"{name!r} is no finished image of {root}; its paths look like {near}")
+    truth = find_masks(masks, names) if masks else {}
+    rows = [_strip_row(store, items[name], truth.get(name)) for name in names]
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save(strip(rows, store.classes()), out)
+
+
+def _strip_row(store: Store, item: Labelled, truth: Path | None) -> StripRow:
+    names = (
+        "image",
+        "view",
+        "mask",
+        "mean",
+        "entropy",
+        "cam",
+        "point",
+        "slot_class",
+        "p1",
+        "p2",
+        "p",
+        "confidence",
+    )
+    arrays = {name: item.array(name) for name in names}
+    mask = None if truth is None else read_label_map(truth)
+    return StripRow(name=item.row.path, labels=item.row.labels, truth=mask, **arrays)

@@ -1,0 +1,184 @@
+"""What is there to do: every block of every stage, fresh, stale, failed or missing, and why."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from pydantic import BaseModel
+
+from flows.config import Config
+from models.sam import input_side
+from storage.catalog import ImageRow, live_blocks
+from storage.receipts import Receipt
+from storage.store import Store
+from tasks.registry import stages, writer
+from tasks.stage import ModelKind, Stage
+
+State = Literal["fresh", "stale", "failed", "missing"]
+Digest = Callable[[ModelKind], str | None]
+
+
+def digest_of(value: Any) -> str:
+    """Short sha256 of any JSON value."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:32]
+
+
+def section(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """The keywords that a stage takes from its config sections."""
+    merged: dict[str, Any] = {}
+    for name in names:
+        part: BaseModel = getattr(config, name)
+        merged.update(part.model_dump())
+    return merged
+
+
+def facts(config: Config, names: Iterable[str]) -> dict[str, Any]:
+    """Keywords of a stage that follow from the config as a whole. Raises KeyError for an unknown one."""
+    known = {"input_side": lambda: input_side(config.sam.model)}
+    return {name: known[name]() for name in names}
+
+
+def recipe(config: Config, stage: Stage) -> str:
+    """Digest of the part of the config that a stage's result depends on; batch sizes are none of it."""
+    values = section(config, stage.config) | facts(config, stage.facts)
+    return digest_of({key: value for key, value in values.items() if key != "batch"})
+
+
+def fingerprint(reasons: Mapping[str, str]) -> str:
+    """One digest of all that a result depends on."""
+    return digest_of(dict(reasons))
+
+
+@dataclass
+class Plan:
+    """The state of every stage × block, from receipts alone: no array is read."""
+
+    config: Config
+    rows: list[ImageRow]
+    classes: list[str]
+    value_range: tuple[int, int] | None
+    digest: Digest
+    receipts: dict[str, dict[str, Receipt]]
+    failures: dict[str, set[str]]
+    intact: Callable[[Receipt], bool]
+    blocks: dict[str, list[ImageRow]] = field(init=False)
+    _recipes: dict[str, str] = field(init=False)
+    _known: dict[tuple[str, str], bool] = field(init=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Derive what never changes in a plan."""
+        self.blocks = live_blocks(self.rows)
+        self._recipes = {stage.name: recipe(self.config, stage) for stage in stages()}
+
+    def update(self, receipt: Receipt) -> None:
+        """Take in that a stage has done a block."""
+        self.receipts[receipt.stage][receipt.block] = receipt
+        self.failures[receipt.stage].discard(receipt.block)
+        self._known = {key: value for key, value in self._known.items() if key[1] != receipt.block}
+
+    def recipe(self, stage: Stage) -> str:
+        """Digest of the part of the config that a stage's result depends on."""
+        return self._recipes[stage.name]
+
+    def forget(self) -> None:
+        """Judge everything anew: another network was promoted."""
+        self._known.clear()
+
+    @classmethod
+    def of(
+        cls,
+        store: Store,
+        config: Config,
+        rows: list[ImageRow],
+        value_range: tuple[int, int] | None,
+        digest: Digest,
+    ) -> Plan:
+        """Gather receipts and failures of a store."""
+        return cls(
+            config=config,
+            rows=rows,
+            classes=store.classes(),
+            value_range=value_range,
+            digest=digest,
+            receipts={stage.name: store.receipts(stage.name) for stage in stages()},
+            failures={stage.name: set(store.failures(stage.name)) for stage in stages()},
+            intact=store.intact,
+        )
+
+    def reasons(self, stage: Stage, block: str) -> dict[str, str] | None:
+        """The fingerprint's parts for a block now; None while an input is yet to be made."""
+        parts = {"version": str(stage.version), "config": self.recipe(stage)}
+        if stage.name == "ingest":
+            return parts | self._source(block)
+        if stage.model is not None:
+            model = self.digest(stage.model)
+            if model is None:
+                return None
+            parts |= {f"model {stage.model}": model, "precision": self.config.precision}
+        for name in stage.inputs:
+            source = writer(name)
+            if not self.fresh(source, block):
+                return None
+            parts[f"array {name}"] = self.receipts[source.name][block].arrays[name].digest
+        return parts
+
+    def _source(self, block: str) -> dict[str, str]:
+        rows = self.blocks[block]
+        indices = [sorted(self.classes.index(name) for name in row.labels) for row in rows]
+        return {
+            "pixels": digest_of([[row.sha256 for row in rows], self.value_range]),
+            "labels": digest_of(indices),
+            "annotations": digest_of([row.annotation for row in rows]),
+        }
+
+    def fresh(self, stage: Stage, block: str) -> bool:
+        """Whether the receipt is there, from just what there is now, and its files with it."""
+        key = (stage.name, block)
+        if key not in self._known:
+            self._known[key] = self._judge(stage, block)
+        return self._known[key]
+
+    def _judge(self, stage: Stage, block: str) -> bool:
+        receipt = self.receipts[stage.name].get(block)
+        if receipt is None:
+            return False
+        reasons = self.reasons(stage, block)
+        return reasons is not None and receipt.fingerprint == fingerprint(reasons) and self._kept(receipt)
+
+    def _kept(self, receipt: Receipt) -> bool:
+        return not receipt.group or self.intact(receipt)
+
+    def state(self, stage: Stage, block: str) -> State:
+        """How a block stands with a stage."""
+        if self.fresh(stage, block):
+            return "fresh"
+        if block in self.failures[stage.name]:
+            return "failed"
+        return "stale" if block in self.receipts[stage.name] else "missing"
+
+    def why(self, stage: Stage, block: str) -> str:
+        """Which parts of the fingerprint changed since the block was done."""
+        receipt, reasons = self.receipts[stage.name].get(block), self.reasons(stage, block)
+        if receipt is None:
+            return "never done"
+        if reasons is None:
+            return "waits for what it reads"
+        changed = sorted(
+            name
+            for name in reasons.keys() | receipt.reasons.keys()
+            if reasons.get(name) != receipt.reasons.get(name)
+        )
+        return ", ".join(changed) if changed else "its files are gone or have another size"
+
+    def todo(self, stage: Stage) -> list[str]:
+        """Blocks that the stage must do, in order."""
+        return [block for block in self.blocks if not self.fresh(stage, block)]
+
+    def table(self) -> dict[str, Counter[State]]:
+        """Number of blocks in each state, by stage."""
+        return {stage.name: Counter(self.state(stage, block) for block in self.blocks) for stage in stages()}

@@ -1,0 +1,86 @@
+"""Progress on the terminal: a bar for every stage, with blocks, images per second and time left."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+
+class RateColumn(ProgressColumn):
+    """Images a second, over the time that the stage has been at work."""
+
+    def render(self, task: Task) -> Text:
+        """One cell."""
+        images, since = task.fields.get("images", 0), task.fields.get("since")
+        if not images or since is None:
+            return Text("")
+        until = task.fields.get("until") or time.monotonic()
+        return Text(f"{images / max(1e-3, until - since):.1f} images/s", style="cyan")
+
+
+class Bars:
+    """One bar a step; steps may be advanced from any thread."""
+
+    def __init__(self, progress: Progress) -> None:
+        """progress: the running display."""
+        self._progress = progress
+        self._tasks: dict[str, TaskID] = {}
+        self._lock = threading.Lock()
+
+    def start(self, name: str, total: int, unit: str) -> None:
+        """Show a step, with so many units to do."""
+        with self._lock:
+            task = self._progress.add_task(
+                name, total=total, unit=unit, images=0, since=time.monotonic(), until=None
+            )
+            self._tasks[name] = task
+
+    def advance(self, name: str, images: int) -> None:
+        """One more block of so many images is done."""
+        with self._lock:
+            task = self._progress.tasks[self._tasks[name]]
+            self._progress.update(task.id, advance=1, images=task.fields["images"] + images)
+
+    def reach(self, name: str, done: int, total: int, *_: object) -> None:
+        """A step counts its own units: so many of a total are done. What else is reported is not drawn."""
+        with self._lock:
+            self._progress.update(self._tasks[name], completed=done, total=total)
+
+    def finish(self, name: str) -> None:
+        """Stop the step's clock."""
+        with self._lock:
+            self._progress.update(self._tasks[name], until=time.monotonic())
+            self._progress.stop_task(self._tasks[name])
+
+
+@contextmanager
+def bars(console: Console) -> Iterator[Bars]:
+    """Show bars while the block runs; on something that is no terminal, only the final state is written."""
+    columns = (
+        TextColumn("{task.description:<14}"),
+        BarColumn(bar_width=32),
+        MofNCompleteColumn(),
+        TextColumn("{task.fields[unit]}"),
+        RateColumn(),
+        TimeRemainingColumn(elapsed_when_finished=True),
+    )
+    with Progress(*columns, console=console) as progress:
+        yield Bars(progress)
+
+
+Report = Callable[[int, int], None]

@@ -1,0 +1,114 @@
+"""What a run did and how a store stands, as tables on the terminal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from flows.catalogue import RANGE
+from flows.config import Config, build_config
+from flows.networks import model_digest
+from flows.plan import Plan
+from flows.steps import Summary
+from storage.catalog import load
+from storage.store import Store
+from tasks.registry import stages
+
+LISTED = 10
+"""Most failures or quarantined images that are written out; the rest is counted."""
+
+
+def print_summary(summary: Summary, console: Console) -> None:
+    """The closing words of a run: what was done, what was not, and how to go on."""
+    active = sum(row.status == "active" for row in summary.catalogue.rows)
+    changes = summary.catalogue.changes
+    counts = [f"{len(paths)} {name}" for name, paths in vars(changes).items() if paths]
+    console.print(f"{active} images" + (f" ({', '.join(counts)})" if counts else ", none of them changed"))
+    for problem in summary.catalogue.problems:
+        console.print(f"[yellow]note[/] {escape(problem)}", highlight=False)
+    if summary.idle:
+        console.print("[green]nothing to do:[/] every stage is fresh")
+    else:
+        console.print(_table(summary))
+    _print_notes(summary, console)
+    _print_faults(summary, console)
+
+
+def _table(summary: Summary) -> Table:
+    table = Table("step", title="done in this run", title_justify="left")
+    for name in ("blocks", "images", "seconds", "images/s"):
+        table.add_column(name, justify="right")
+    for name, blocks in summary.done.items():
+        images, seconds = summary.images[name], summary.seconds[name]
+        table.add_row(name, str(blocks), str(images), f"{seconds:.1f}", f"{images / max(seconds, 1e-3):.1f}")
+    table.add_section()
+    table.add_row("all", "", "", f"{sum(summary.seconds.values()):.1f}", "")
+    table.caption = f"peak memory {summary.peak_gb:.1f} GB"
+    return table
+
+
+def _print_notes(summary: Summary, console: Console) -> None:
+    for note in summary.notes:
+        console.print(f"[dim]{note}[/]")
+
+
+def _print_faults(summary: Summary, console: Console) -> None:
+    bad = {row.path: row.why for row in summary.quarantined} | summary.failed_images
+    for title, items in (("quarantined: could not be read", bad), ("failed", summary.failures)):
+        if items:
+            console.print(f"[red]{len(items)} {title}[/]")
+            for name, why in list(items.items())[:LISTED]:
+                console.print(f"  {name}: {why}", highlight=False, markup=False)
+            if len(items) > LISTED:
+                console.print(f"  and {len(items) - LISTED} more: bluemask status STORE")
+    if summary.failures:
+        console.print("run the same command again: it goes on where this run failed")
+
+
+def stored_config(store: Store) -> Config:
+    """The config of the store's last run, with absolute paths."""
+    data = store.objects.get("config.yaml")
+    if data is None:
+        raise FileNotFoundError(f"{store.root}/config.yaml is missing; `bluemask run CONFIG` writes it")
+    return build_config(yaml.safe_load(data), f"{store.root}/config.yaml")
+
+
+def plan_of(store: Store, config: Config) -> Plan:
+    """The state of a store as its catalog and receipts have it; the image folder is not looked at."""
+    fixed = config.data.value_range or store.read_json(RANGE)
+    value_range = None if fixed is None else (int(fixed[0]), int(fixed[1]))
+    return Plan.of(store, config, load(store), value_range, lambda kind: model_digest(store, config, kind))
+
+
+def print_status(root: Path, console: Console) -> None:
+    """Stage × blocks: fresh, stale, failed, missing, and why."""
+    store = Store.existing(root)
+    plan = plan_of(store, stored_config(store))
+    table = Table(
+        "stage", "fresh", "stale", "failed", "missing", "why", title=f"{root}: {len(plan.blocks)} blocks"
+    )
+    for stage, counts in plan.table().items():
+        todo = [item for item in stages() if item.name == stage]
+        blocks = plan.todo(todo[0])
+        why = plan.why(todo[0], blocks[0]) if blocks else ""
+        cells = [str(counts[state] or "·") for state in ("fresh", "stale", "failed", "missing")]
+        table.add_row(stage, *cells, why)
+    console.print(table)
+    _print_images(store, plan, console)
+
+
+def _print_images(store: Store, plan: Plan, console: Console) -> None:
+    by_status = {
+        name: [row for row in plan.rows if row.status == name]
+        for name in ("active", "retired", "quarantined")
+    }
+    console.print(", ".join(f"{len(rows)} {name}" for name, rows in by_status.items()))
+    for row in by_status["quarantined"]:
+        console.print(f"  quarantined {row.path}: {row.why}", highlight=False, markup=False)
+    for stage in stages():
+        for block, failure in store.failures(stage.name).items():
+            console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)

@@ -1,0 +1,195 @@
+"""The two whole-dataset steps: when a network is trained, on what, and how it is promoted."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from flows.config import Config
+from flows.networks import PROMOTED, device_of, pinned, promoted
+from flows.plan import Plan, digest_of
+from models.checkpoints import digest
+from models.fusion import Precision
+from storage.catalog import ImageRow, changed_share
+from storage.store import Store, now
+from tasks import train_fusion, train_vit
+from tasks.registry import stages, writer
+from tasks.stage import ModelKind
+
+READS: dict[ModelKind, tuple[str, ...]] = {
+    "vit": ("image", "label"),
+    "fusion": (
+        "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "reliability", "sha256"
+    ),
+}  # fmt: skip
+"""Arrays that each training reads."""
+Report = Callable[..., None]
+"""Called with steps done and steps in all."""
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Whether a network is to be trained, and why."""
+
+    train: bool
+    why: str
+
+
+class Records(Sequence[dict[str, np.ndarray]]):
+    """A data set as training sees it: one dict an image, read when asked for, cut to true extents."""
+
+    def __init__(self, store: Store, plan: Plan, kind: ModelKind) -> None:
+        """kind: the network that is to learn from it."""
+        self.store, self.plan, self.names = store, plan, READS[kind]
+        self.places = [(block, n) for block, n, _ in members(plan, kind)]
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self.places)
+
+    def __getitem__(self, index: Any) -> Any:
+        """One image's arrays by name, without the image axis."""
+        if isinstance(index, slice):
+            return [self[n] for n in range(*index.indices(len(self)))]
+        block, row = self.places[index]
+        height, width = self._part("size", block, row)
+        record = {name: self._part(name, block, row) for name in self.names}
+        return {name: _cut(writer_dims(name), value, height, width) for name, value in record.items()}
+
+    def _part(self, name: str, block: str, row: int) -> np.ndarray:
+        receipt = self.plan.receipts[writer(name).name][block]
+        return self.store.read_image(receipt, name, row)
+
+
+def writer_dims(name: str) -> tuple[str, ...]:
+    """Axes of an array without the leading `image`."""
+    return next(spec.dims[1:] for spec in writer(name).writes if spec.name == name)
+
+
+def _cut(dims: tuple[str, ...], value: np.ndarray, height: int, width: int) -> np.ndarray:
+    cuts = {"y": slice(height), "x": slice(width)}
+    return value[tuple(cuts.get(dim, slice(None)) for dim in dims)]
+
+
+def members(plan: Plan, kind: ModelKind) -> Iterator[tuple[str, int, ImageRow]]:
+    """Block, place in it and catalog row of every image that a network may learn from."""
+    for block, rows in plan.blocks.items():
+        if all(plan.fresh(writer(name), block) for name in READS[kind]):
+            failed = plan.receipts["ingest"][block].failed
+            yield from (
+                (block, n, row)
+                for n, row in enumerate(rows)
+                if row.status == "active" and row.id not in failed
+            )
+
+
+def upstream(plan: Plan, kind: ModelKind) -> str:
+    """Digest of all but the images that a training set depends on: versions, config and networks of its stages."""
+    wanted, parts = {writer(name).name for name in READS[kind]}, []
+    for stage in reversed(stages()):
+        if stage.name in wanted:
+            wanted |= {writer(name).name for name in stage.inputs}
+            model = plan.digest(stage.model) if stage.model else None
+            parts.append([stage.name, stage.version, plan.recipe(stage), model])
+    return digest_of([parts, plan.value_range])
+
+
+def data_record(plan: Plan, kind: ModelKind) -> dict[str, str]:
+    """One entry an image: what a network would be trained on now."""
+    basis = upstream(plan, kind)
+    return {row.sha256: digest_of([row.labels, row.annotation, basis]) for _, _, row in members(plan, kind)}
+
+
+def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
+    """The keywords of a training, without what pins its result."""
+    if kind == "vit":
+        # the CAM's own thresholds and scales also steer CTC's regions and the calibration
+        return config.cam.model_dump() | config.train_vit.model_dump(exclude={"checkpoint"})
+    return config.train_fusion.model_dump(exclude={"checkpoint"})
+
+
+def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
+    """Apply the retrain policy to what the promoted network was trained on."""
+    if pinned(config, kind) is not None:
+        return Decision(False, "the config pins its checkpoint")
+    entry = promoted(store, kind)
+    if entry is None:
+        return Decision(True, "there is no network yet")
+    if entry["classes"] < len(plan.classes) and kind == "vit":
+        return Decision(True, "there are new classes")
+    share = changed_share(entry["data"], data_record(plan, kind))
+    if config.retrain.policy == "never" or (share == 0 and entry["config"] == _recipe(config, kind)):
+        return Decision(False, "nothing that it learned from has changed")
+    if entry["config"] != _recipe(config, kind):
+        return Decision(True, f"train_{kind} changed in the config")
+    if config.retrain.policy == "always" or share > config.retrain.share:
+        return Decision(True, f"{share:.0%} of its images changed")
+    return Decision(
+        False, f"{share:.1%} of its images changed, no more than retrain.share = {config.retrain.share:.0%}"
+    )
+
+
+def training_precision(config: Config) -> Precision:
+    """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
+    if device_of(config) == "cuda":
+        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
+    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+
+
+def _recipe(config: Config, kind: ModelKind) -> str:
+    return digest_of(training_section(config, kind))
+
+
+def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Report) -> str:
+    """Train a network on the store's images and promote it. Returns its digest.
+
+    A killed training left its state in `training/`; the same command goes on from there. State of
+    another data set or config is not taken up.
+    """
+    run = digest_of([_recipe(config, kind), data_record(plan, kind)])
+    folder = store.root / "training" / f"{kind}-{run[:12]}"
+    candidate = folder / "candidate.safetensors"
+    folder.mkdir(parents=True, exist_ok=True)
+    step = train_vit.train if kind == "vit" else train_fusion.train
+    step(
+        Records(store, plan, kind),
+        out=candidate,
+        state=folder,
+        device=device_of(config),
+        precision=training_precision(config),
+        report=report,
+        **training_section(config, kind),
+    )
+    return promote(store, config, plan, kind, candidate)
+
+
+def promote(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path) -> str:
+    """Put a trained network under its digest and make it the one that stages use."""
+    key = digest(candidate)
+    target = store.root / "checkpoints" / f"{key}.safetensors"
+    store.objects.put(f"checkpoints/{target.name}", candidate.read_bytes())
+    everything = store.read_json(PROMOTED) or {}
+    before = everything.get(kind)
+    everything[kind] = {
+        "digest": key,
+        "made": now(),
+        "config": _recipe(config, kind),
+        "classes": len(plan.classes),
+        "data": data_record(plan, kind),
+        "previous": before["digest"] if before else None,
+    }
+    store.write_json(PROMOTED, everything)
+    _clean(candidate.parent)
+    return key
+
+
+def _clean(folder: Path) -> None:
+    """Keep what people look at (logs, curves); drop states, which only a resumed run needs, and the candidate."""
+    for path in folder.rglob("*"):
+        if path.suffix in (".pt", ".safetensors", ".partial"):
+            path.unlink()

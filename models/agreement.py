@@ -1,0 +1,88 @@
+"""What the fusion network learns from: pixels where CAM and SAM agree, and how much each counts."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import numpy as np
+
+UNKNOWN = 255
+
+
+class Target(NamedTuple):
+    """Supervision of one image.
+
+    slot: (y, x) uint8: 0 background, s the s-th slot (from 1), 255 none.
+    weight: (y, x) float32 in [0, 1], 0 where there is none.
+    """
+
+    slot: np.ndarray
+    weight: np.ndarray
+
+
+def trust(reliability: np.ndarray, floor: float) -> float:
+    """How much an image counts: (1 − Ua) / (1 + Ur), but never less than `floor`.
+
+    reliability: (Ua, Ur), share of uncertain pixels where SAM saw anything, and uncertain over certain
+    foreground (infinite where nothing is certain; NaN where nothing was asked counts as wholly unreliable).
+    """
+    absolute, relative = (float(v) for v in reliability)
+    if np.isnan(absolute) or np.isnan(relative):
+        return floor
+    return max(floor, (1.0 - min(absolute, 1.0)) / (1.0 + relative))
+
+
+def strongest(cam: np.ndarray, mean: np.ndarray, share: float) -> np.ndarray:
+    """The pixels of one slot that are likeliest defect: the top `share` of cam · mean, where above 0.
+
+    Where SAM saw nothing at all cam · mean is 0 everywhere, and the CAM alone decides.
+    cam, mean: (y, x) in [0, 1]. Returns (y, x) bool, at least one pixel unless both are empty.
+    """
+    cam = cam.astype(np.float32)
+    evidence = cam * mean
+    if not evidence.any():
+        evidence = cam
+    count = max(1, round(share * evidence.size))
+    best = np.argsort(evidence, axis=None, kind="stable")[-count:]
+    chosen = np.zeros(evidence.size, bool)
+    chosen[best] = True
+    return np.asarray(chosen.reshape(evidence.shape) & (evidence > 0))
+
+
+def agreement(
+    p1: np.ndarray,
+    p2: np.ndarray,
+    weight: np.ndarray,
+    slot_class: np.ndarray,
+    cam: np.ndarray,
+    mean: np.ndarray,
+    reliability: np.ndarray,
+    *,
+    abstain: float,
+    top: float,
+    floor: float,
+) -> Target:
+    """Pixels that P1 and P2 call the same, weighted by the views' certainty and the image's reliability.
+
+    Where one of them abstains (255) and the other does not, the other's word counts `abstain` times as much:
+    without it nothing would be learned in the halo of a CAM, which is where the borders of defects lie.
+
+    p1, p2: (y, x) uint8 label maps, 255 unknown; weight: (y, x), 1 − entropy; slot_class: (slot,) uint8, 0
+    unused; cam, mean: (slot, y, x); reliability: (2,); abstain: in [0, 1]; top: share of pixels of
+    `strongest`, for a class that has no agreed pixel; floor: least trust in an image.
+    Returns a Target. An image without a label is background everywhere, with certainty.
+    """
+    if not slot_class.any():
+        return Target(np.zeros(p1.shape, np.uint8), np.ones(p1.shape, np.float32))
+    said = np.where(p1 == UNKNOWN, p2, p1)
+    sure = (p1 == p2) & (said != UNKNOWN)
+    alone = ((p1 == UNKNOWN) ^ (p2 == UNKNOWN)) * abstain
+    amount = (sure + alone).astype(np.float32) * weight
+    slot = np.where((amount > 0) & (said == 0), 0, UNKNOWN).astype(np.uint8)
+    for n, k in enumerate(slot_class):
+        if k:
+            slot[(amount > 0) & (said == k)] = n + 1
+            if not (sure & (p1 == k) & (weight > 0)).any():
+                best = strongest(cam[n], mean[n], top)
+                slot[best], amount[best] = n + 1, 1.0
+    return Target(slot, np.asarray(amount * trust(reliability, floor), np.float32))

@@ -1,0 +1,143 @@
+"""Class activation maps of one image, from all scales and the mirrored image, before normalisation."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.start import objectness, standardise
+from models.vit import ClassTokenViT
+
+
+@dataclass(frozen=True)
+class Activation:
+    """What the network sees in one image.
+
+    cam: (class, y, x) float32 ≥ 0, not normalised; score: (class,) float32 in [0, 1], probabilities.
+    """
+
+    cam: np.ndarray
+    score: np.ndarray
+
+
+def object_map(model: ClassTokenViT, image: np.ndarray, precision: str = "float32") -> np.ndarray | None:
+    """Objectness (y, x) float32 in [0, 1] by the network's start; None where the network has none."""
+    return None if model.start is None else objectness(model.start, image, precision=precision)
+
+
+def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """(height, width) whose longer side is `side` pixels, in the same proportions, at least 1."""
+    ratio = side / max(size)
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
+def resized(pixels: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(y, x) or (y, x, channel) at another (height, width): by area where it shrinks, else bilinear."""
+    shrinks = size[0] * size[1] < pixels.shape[0] * pixels.shape[1]
+    how = cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR
+    return np.asarray(cv2.resize(pixels, (size[1], size[0]), interpolation=how))
+
+
+@dataclass(frozen=True)
+class Letterbox:
+    """One image as the network sees it: image (1, 3, y, x) float, valid (1, y, x) bool, size without padding."""
+
+    image: Tensor
+    valid: Tensor
+    object_map: Tensor | None
+    size: tuple[int, int]
+
+    def mirrored(self) -> Letterbox:
+        """Left and right change places; the padding stays where it was."""
+        width = self.size[1]
+
+        def mirror(pixels: Tensor) -> Tensor:
+            turned = pixels.clone()
+            turned[..., :width] = pixels[..., :width].flip(-1)
+            return turned
+
+        objects = None if self.object_map is None else mirror(self.object_map)
+        return Letterbox(mirror(self.image), self.valid, objects, self.size)
+
+
+def letterbox(
+    image: np.ndarray, objects: np.ndarray | None, side: int, patch: int, *, square: bool = False
+) -> Letterbox:
+    """Resizes an image to a longer side of `side`, and pads right and below to whole patches.
+
+    image: (y, x, 3) uint8; objects: (y, x) float32 or None; square: pad to side × side, for batches.
+    """
+    size = fitted((image.shape[0], image.shape[1]), side)
+    full = (side, side) if square else (size[0] + -size[0] % patch, size[1] + -size[1] % patch)
+    padding = (0, full[1] - size[1], 0, full[0] - size[0])
+    pixels = torch.from_numpy(resized(image, size)).permute(2, 0, 1)[None].float() / 255
+    frame = functional.pad(standardise(pixels), padding)
+    valid = functional.pad(torch.ones(1, *size, dtype=torch.bool), padding)
+    seen = (
+        None if objects is None else functional.pad(torch.from_numpy(resized(objects, size))[None], padding)
+    )
+    return Letterbox(frame, valid, seen, size)
+
+
+def _one_scale(
+    model: ClassTokenViT, image: np.ndarray, objects: np.ndarray | None, side: int, flip: bool
+) -> tuple[Tensor, Tensor]:
+    """Patch maps (class, y, x) at the image's size, logits, and token and patch logits averaged: (class,)."""
+    box = letterbox(image, objects, side, model.patch_size)
+    views = [box, box.mirrored()] if flip else [box]
+    device = next(model.parameters()).device
+    seen = None if objects is None else torch.cat([v.object_map for v in views if v.object_map is not None])
+    evidence = model(
+        torch.cat([view.image for view in views]).to(device),
+        torch.cat([view.valid for view in views]).to(device),
+        None if seen is None else seen.to(device),
+    )
+    wide = functional.interpolate(
+        evidence.patch_map, box.image.shape[2:], mode="bilinear", align_corners=False
+    )
+    inner = wide[:, :, : box.size[0], : box.size[1]]
+    mean = (inner[0] + inner[1].flip(-1)) / 2 if flip else inner[0]
+    full = functional.interpolate(mean[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
+    return full, ((evidence.token + evidence.patch) / 2).mean(0)
+
+
+@torch.no_grad()
+def activate(
+    model: ClassTokenViT,
+    image: np.ndarray,
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    precision: str = "float32",
+) -> Activation:
+    """The CAM of every class, over all scales and flips.
+
+    image: (y, x, 3) uint8; scales: of the network's own side; precision: float32 or bfloat16 (autocast).
+    Without objectness the CAM is ReLU of the patch logits (eq. 1). With it, it is P(defect) · P(class | defect):
+    objectness times the sigmoid of the patch logits, which the multi-label loss has trained.
+    """
+    objects = object_map(model, image, precision)
+    device = next(model.parameters()).device
+    maps, logits = [], []
+    with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):
+        for scale in scales:
+            side = max(1, round(model.side * scale / model.patch_size)) * model.patch_size
+            one, logit = _one_scale(model, image, objects, side, flip)
+            maps.append(one.float())
+            logits.append(logit.float())
+    mean = torch.stack(maps).mean(0)
+    cam = functional.relu(mean) if objects is None else torch.sigmoid(mean)
+    cam_array = cam.cpu().numpy() * (1 if objects is None else objects[None])
+    score = torch.sigmoid(torch.stack(logits).mean(0)).cpu().numpy()
+    return Activation(cam_array.astype(np.float32), score.astype(np.float32))
+
+
+def smoothed_maximum(cam: np.ndarray) -> float:
+    """The largest mean over 3×3 pixels of a (y, x) map: one outlier alone does not make it."""
+    return float(cv2.blur(np.asarray(cam, np.float32), (3, 3)).max())

@@ -1,0 +1,261 @@
+"""The fusion network: image, CAM and SAM's votes in, one probability a class and pixel out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from contextlib import AbstractContextManager
+from dataclasses import asdict, dataclass
+from itertools import pairwise
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.checkpoints import load_checkpoint
+
+CHANNELS = 6
+"""Planes that a slot's input holds: red, green, blue, cam, mean, entropy."""
+FOLDS = 2
+MULTIPLE = 8
+"""The network halves its input three times."""
+REACH = 160
+"""Pixels: no output depends on input farther away, so tiles that overlap by it equal the whole."""
+
+KIND = "fusion"
+"""The metadata entry that marks a checkpoint as ours."""
+
+Precision = Literal["float32", "bfloat16"]
+
+
+@dataclass(frozen=True)
+class FusionShape:
+    """Sizes of the network: channels at full, half, quarter and eighth resolution."""
+
+    widths: tuple[int, int, int, int] = (16, 32, 64, 80)
+
+
+class Block(nn.Module):
+    """Two 3×3 convolutions added to what came in.
+
+    There is no normalisation, so no statistics over space, padding or neighbours; instead the second
+    convolution starts at 0, and a deep stack starts as the identity.
+    """
+
+    def __init__(self, width: int, dilation: int = 1) -> None:
+        """width: channels in and out; dilation: spacing of the taps, in pixels of this resolution."""
+        super().__init__()
+        self.first = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        self.second = nn.Conv2d(width, width, 3, padding=dilation, dilation=dilation)
+        nn.init.zeros_(self.second.weight)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """x: (n, channel, y, x). Returns the same shape."""
+        grown: Tensor = self.second(functional.relu(self.first(functional.relu(x))))
+        return x + grown
+
+
+class FusionNet(nn.Module):
+    """A small U-Net that looks about 100 pixels far and gives one logit a pixel for one slot."""
+
+    def __init__(self, shape: FusionShape | None = None) -> None:
+        """shape: channels at each resolution."""
+        super().__init__()
+        full, half, quarter, eighth = (shape or FusionShape()).widths
+        self.stem = nn.Conv2d(CHANNELS, full, 3, padding=1)
+        widths = (full, half, quarter, eighth)
+        self.down = nn.ModuleList(nn.Conv2d(a, b, 3, stride=2, padding=1) for a, b in pairwise(widths))
+        self.encode = nn.ModuleList(Block(width) for width in widths[:-1])
+        self.context = nn.Sequential(Block(eighth), Block(eighth, 2), Block(eighth, 4))
+        self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
+        self.decode = nn.ModuleList(Block(width) for width in widths[:-1])
+        self.head = nn.Conv2d(full, 1, 1)
+        self.prior = nn.Conv2d(3, 1, 1)
+        self._start()
+
+    def _start(self) -> None:
+        """Begin with what CAM and SAM say, SAM's word counting twice: training has only to better it."""
+        nn.init.zeros_(self.head.weight)
+        with torch.no_grad():
+            self.prior.weight[0, :, 0, 0] = torch.tensor([2.0, 4.0, 0.0])
+        for bias in (self.head.bias, self.prior.bias):
+            if bias is not None:
+                nn.init.zeros_(bias)
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Logit of the slot's class against background's 0.
+
+        x: (n, CHANNELS, y, x), y and x multiples of 8, as `planes` makes it. Returns (n, y, x).
+        """
+        said = self.prior(x[:, 3:])  # (n, 1, y, x)
+        x = self.stem(x)
+        kept = []
+        for block, down in zip(self.encode, self.down, strict=True):
+            x = block(x)
+            kept.append(x)
+            x = down(x)
+        x = self.context(x)
+        for level in (2, 1, 0):
+            x = functional.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
+            x = self.decode[level](x + kept[level])
+        logit: Tensor = self.head(functional.relu(x)) + said
+        return logit[:, 0]
+
+
+class Fusion(nn.Module):
+    """One network a fold: fold f's images are fused by `nets[f]`, which never saw one of them in training."""
+
+    def __init__(self, shape: FusionShape | None = None) -> None:
+        """shape: channels at each resolution, the same for all folds."""
+        super().__init__()
+        self.shape = shape or FusionShape()
+        self.nets = nn.ModuleList(FusionNet(self.shape) for _ in range(FOLDS))
+
+
+def fold_of(sha256: np.ndarray) -> int:
+    """Which fold an image belongs to, from its digest alone: it stays there whatever its neighbours are.
+
+    sha256: (byte=32,) uint8. Returns 0 or 1.
+    """
+    return int(sha256[-1]) % FOLDS
+
+
+class Contrast(NamedTuple):
+    """Mean and standard deviation of an image's channels over its true extent, each (channel,) float32."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def contrast(image: np.ndarray) -> Contrast:
+    """What brings an image to mean 0, deviation 1; deviations below 2 grey levels are noise and count as 2.
+
+    image: (y, x, channel) uint8, true extent.
+    """
+    flat = image.reshape(-1, image.shape[-1]).astype(np.float32)
+    return Contrast(flat.mean(0), np.maximum(flat.std(0), 2.0))
+
+
+def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarray:
+    """The network's input for one slot.
+
+    image: (y, x, channel=3) uint8; evidence: (3, y, x) cam, mean, entropy in [0, 1];
+    norm: of the whole image, also where `image` is a part of it.
+    Returns (CHANNELS, y, x) float32; evidence is centred on 0.5, so that `nothing seen` is a value, not a gap.
+    """
+    grey = (image.astype(np.float32) - norm.mean) / norm.deviation  # (y, x, channel)
+    return np.concatenate([grey.transpose(2, 0, 1), evidence.astype(np.float32) - 0.5])
+
+
+def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
+    """Arithmetic in bfloat16 where asked for, else as the weights are."""
+    return torch.autocast(device.type, dtype=torch.bfloat16, enabled=precision == "bfloat16")
+
+
+def reflect(x: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
+    """Mirror the last two axes outwards, at the bottom and right, to the next multiple."""
+    height, width = x.shape[-2:]
+    pad = [(0, 0)] * (x.ndim - 2) + [(0, -height % multiple), (0, -width % multiple)]
+    return np.pad(x, pad, mode="reflect")
+
+
+def _tiles(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice]]:
+    for top in range(0, height, tile):
+        for left in range(0, width, tile):
+            yield slice(top, min(top + tile, height)), slice(left, min(left + tile, width))
+
+
+def _widened(core: slice, limit: int) -> slice:
+    return slice(max(0, core.start - REACH), min(limit, core.stop + REACH))
+
+
+@torch.inference_mode()
+def logits(net: FusionNet, x: np.ndarray, precision: Precision, tile: int = 768) -> np.ndarray:
+    """Run one fold's network over whole images, in tiles where they are large.
+
+    x: (slot, CHANNELS, y, x) float32, true extent, any size; tile: side in pixels, a multiple of 8; tiles
+    overlap by REACH, so the result is that of the whole image up to rounding.
+    Returns (slot, y, x) float32.
+    """
+    device = next(net.parameters()).device
+    height, width = x.shape[-2:]
+    framed = reflect(x)
+    out = np.empty((len(x), *framed.shape[-2:]), np.float32)
+    for rows, columns in _tiles(framed.shape[-2], framed.shape[-1], tile):
+        wide = _widened(rows, framed.shape[-2]), _widened(columns, framed.shape[-1])
+        part = torch.from_numpy(np.ascontiguousarray(framed[..., wide[0], wide[1]])).to(device)
+        with autocast(device, precision):
+            found = net(part.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
+        inner = (
+            slice(c.start - w.start, c.stop - w.start) for c, w in zip((rows, columns), wide, strict=True)
+        )
+        out[:, rows, columns] = found[(slice(None), *inner)]
+    return out[:, :height, :width]
+
+
+def turned(x: np.ndarray, view: int) -> np.ndarray:
+    """The view-th of the 8 flips and quarter turns of the last two axes; 0 leaves x as it is."""
+    flipped = x[..., ::-1] if view & 1 else x
+    return np.rot90(flipped, _TURNS[view >> 1], axes=(-2, -1))
+
+
+def turned_back(x: np.ndarray, view: int) -> np.ndarray:
+    """Inverse of `turned`: the turn is undone first, then the flip."""
+    straight = np.rot90(x, -_TURNS[view >> 1], axes=(-2, -1))
+    return straight[..., ::-1] if view & 1 else straight
+
+
+_TURNS = (0, 2, 1, 3)  # the first four views keep the image's shape
+
+
+def probabilities(
+    model: Fusion,
+    image: np.ndarray,
+    evidence: np.ndarray,
+    fold: int,
+    *,
+    views: int = 1,
+    precision: Precision = "float32",
+) -> np.ndarray:
+    """Probability of background and of each slot's class, by the network not trained on the image.
+
+    image: (y, x, channel=3) uint8, true extent; evidence: (slot, 3, y, x) cam, mean, entropy in [0, 1];
+    fold: of the image (`fold_of`); views: 1 to 8 flips and turns over which logits are averaged.
+    Returns (1 + slot, y, x) float32, background first, summing to 1 at each pixel.
+    """
+    net, norm = model.nets[fold], contrast(image)
+    if not isinstance(net, FusionNet):
+        raise TypeError(f"fold {fold} holds a {type(net).__name__}, expected FusionNet")
+    x = np.stack([planes(image, slot, norm) for slot in evidence])  # (slot, channel, y, x)
+    total = np.mean([turned_back(logits(net, turned(x, v), precision), v) for v in range(views)], 0)
+    full = np.concatenate([np.zeros_like(total[:1]), total])  # (1 + slot, y, x): background's logit is 0
+    spread = np.exp(full - full.max(0))
+    return np.asarray(spread / spread.sum(0), np.float32)
+
+
+def metadata_of(model: Fusion, **about: Any) -> dict[str, str]:
+    """What a checkpoint must say so that `load_fusion` can rebuild the network, and what else is known of it.
+
+    All of it is one entry: safetensors writes several in an order of its own, and equal networks would get
+    different digests.
+    """
+    return {KIND: json.dumps(about | asdict(model.shape), sort_keys=True)}
+
+
+def load_fusion(path: Path, device: str = "cpu") -> Fusion:
+    """Rebuild the networks of both folds from a checkpoint, in evaluation mode, on `device`.
+
+    Raises FileNotFoundError where there is none, ValueError where it holds another kind of network.
+    """
+    tensors, metadata = load_checkpoint(path)
+    if KIND not in metadata:
+        raise ValueError(
+            f"{path}: holds no fusion network (its metadata: {sorted(metadata)}); name a checkpoint made by "
+            "the fusion training"
+        )
+    model = Fusion(FusionShape(tuple(json.loads(metadata[KIND])["widths"])))
+    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    return model.to(memory_format=torch.channels_last).to(torch.device(device)).eval()

@@ -1,0 +1,126 @@
+"""The one place where a Sam is built from a checkpoint and where its image encoder is run."""
+
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from segment_anything import sam_model_registry
+from segment_anything.modeling import Sam
+from torch import Tensor
+
+from models.checkpoints import digest, load_checkpoint, load_official, resolve
+from models.tiny_sam import SIDE, tiny_sam
+
+NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
+TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny_sam.safetensors"
+PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+
+
+def build_sam(name: str, checkpoint: Path | None = None, device: str = "cpu") -> Sam:
+    """A Sam in evaluation mode with its trained weights, on `device`, in float32.
+
+    name: one of NAMES; checkpoint: a file to take the weights from, the official .pth (or, for tiny,
+    .safetensors) format; None: the embedded weights for tiny, the cache or a download for the others.
+    Raises ValueError for an unknown name or a file that is not this model's, FileNotFoundError where there is
+    none and none can be fetched.
+    """
+    path = sam_checkpoint(name, checkpoint)
+    if name == "tiny":
+        sam, weights = tiny_sam(), load_checkpoint(path)[0]
+    else:
+        # without storage until the weights come: a ViT-H would take 2.4 GB twice
+        with torch.device("meta"):
+            sam = sam_model_registry[name]()
+        weights = load_official(path)
+    fit_weights(sam, weights, f"{path}, as a {name} SAM")
+    return sam.to(device).eval()
+
+
+def sam_checkpoint(name: str, checkpoint: Path | None = None) -> Path:
+    """The weights file that `build_sam` would read; errors as there."""
+    if name not in NAMES:
+        raise ValueError(f"SAM {name!r} is not known; choose one of {', '.join(NAMES)}")
+    if name == "tiny" and checkpoint is None:
+        return TINY_WEIGHTS
+    return resolve(name, checkpoint)
+
+
+def sam_digest(name: str, checkpoint: Path | None = None) -> str:
+    """The sha256 of the weights file, 64 hexadecimal digits; arguments and errors as of `build_sam`."""
+    return digest(sam_checkpoint(name, checkpoint))
+
+
+def input_side(name: str) -> int:
+    """Side in pixels of the square that a SAM's image encoder takes. Raises ValueError for an unknown name."""
+    if name not in NAMES:
+        raise ValueError(f"SAM {name!r} is not known; choose one of {', '.join(NAMES)}")
+    return SIDE if name == "tiny" else 1024  # the one size that every official checkpoint was trained at
+
+
+def normalise(sam: Sam, frames: Tensor, input_sizes: Tensor) -> Tensor:
+    """What `Sam.preprocess` makes of the same images before they were padded: padding is 0 after normalising.
+
+    frames: (n, t, t, 3) uint8 RGB, image at the top left; input_sizes: (n, 2) integers, true height and width
+    within the frame. Returns (n, 3, t, t) float32.
+    """
+    pixels = (frames.permute(0, 3, 1, 2).float() - sam.pixel_mean) / sam.pixel_std  # (n, 3, t, t)
+    rows = torch.arange(frames.shape[1], device=frames.device)
+    columns = torch.arange(frames.shape[2], device=frames.device)
+    inside = (rows[None, :] < input_sizes[:, :1])[:, :, None] & (columns[None, :] < input_sizes[:, 1:])[
+        :, None, :
+    ]
+    # the layout that Sam's own preprocessing gives, or convolutions would take another path and round differently
+    return torch.where(inside[:, None], pixels, 0.0).contiguous()
+
+
+def encode(
+    sam: Sam, augmented: NDArray[np.uint8], input_sizes: NDArray[np.integer], precision: str
+) -> NDArray[np.float32]:
+    """Image embeddings, as `SamPredictor.set_image` computes them, of images already resized and padded.
+
+    augmented: (n, t, t, 3) uint8 RGB, t the encoder's input side, image at the top left; input_sizes: (n, 2)
+    true height and width within the frame (the padding's own values do not matter); precision: float32 or
+    bfloat16. Returns (n, d, h, w) float32. Raises ValueError for a wrong shape or precision.
+    """
+    side = sam.image_encoder.img_size
+    if augmented.ndim != 4 or augmented.shape[1:] != (side, side, 3):
+        raise ValueError(f"augmented is {augmented.shape}; this SAM reads (n, {side}, {side}, 3)")
+    if input_sizes.shape != (len(augmented), 2) or (input_sizes < 1).any() or (input_sizes > side).any():
+        raise ValueError(
+            f"input_sizes must be ({len(augmented)}, 2), each 1 to {side}; got {input_sizes.tolist()}"
+        )
+    if precision not in PRECISIONS:
+        raise ValueError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
+    frames = torch.from_numpy(np.ascontiguousarray(augmented)).to(sam.device)
+    sizes = torch.from_numpy(np.asarray(input_sizes, np.int64)).to(sam.device)
+    reduced = precision != "float32"
+    with torch.inference_mode(), torch.autocast(frames.device.type, PRECISIONS[precision], enabled=reduced):
+        embedding: Tensor = sam.image_encoder(normalise(sam, frames, sizes))
+    return embedding.float().cpu().numpy()
+
+
+def fit_weights(sam: Sam, weights: dict[str, Tensor], source: str) -> None:
+    """Gives `sam` its weights: every tensor there, none left over, every shape right, all as float32.
+
+    weights is emptied on the way, to hold no second copy; source: what to call them in an error.
+    Raises ValueError naming the first few that do not fit.
+    """
+    wanted = sam.state_dict()
+    ours = {name for name in wanted if not name.endswith("num_batches_tracked")}
+    wrong = [f"{name} is missing" for name in sorted(ours - set(weights))]
+    wrong += [f"{name} is not part of it" for name in sorted(set(weights) - set(wanted))]
+    wrong += [
+        f"{name} is {tuple(weights[name].shape)}, expected {tuple(wanted[name].shape)}"
+        for name in sorted(ours & set(weights))
+        if weights[name].shape != wanted[name].shape
+    ]
+    if wrong:
+        more = f" and {len(wrong) - 3} more" if len(wrong) > 3 else ""
+        raise ValueError(f"{source}: {'; '.join(wrong[:3])}{more}; give this model's own checkpoint")
+    # copies, so that all memory is aligned alike: results then hang on the values alone
+    full = {name: weights.pop(name).to(torch.float32, copy=True) for name in sorted(ours)}
+    sam.load_state_dict(full, strict=False, assign=True)
+    if any(buffer.is_meta for buffer in sam.buffers()):  # what no checkpoint holds: the pixel statistics
+        sam.register_buffer("pixel_mean", torch.tensor([123.675, 116.28, 103.53]).view(-1, 1, 1), False)
+        sam.register_buffer("pixel_std", torch.tensor([58.395, 57.12, 57.375]).view(-1, 1, 1), False)

@@ -1,0 +1,341 @@
+"""Training of the fusion network without ground truth: agreement of P1 and P2, two-fold cross-fitting."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.agreement import UNKNOWN
+from models.checkpoints import save_checkpoint
+from models.fusion import FOLDS, Fusion, FusionNet, Precision, autocast, metadata_of
+from models.fusion_patches import Batch, Patch, Record, batch, cut, digest_of_patches
+
+ABSENT = -30.0
+"""Logit of a slot that a view does not have: its probability is 0 and it draws no gradient."""
+
+
+@dataclass(frozen=True)
+class FusionRecipe:
+    """All that decides what is learned; see TrainFusionConfig for units and reasons."""
+
+    epochs: float = 12.0
+    min_steps: int = 120
+    max_steps: int = 700
+    batch: int = 8
+    crop: int = 128
+    crops: int = 4
+    memory_mb: int = 1000
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.98
+    drop_cam: float = 0.35
+    drop_sam: float = 0.35
+    drop_all: float = 0.15
+    balance: float = 0.5
+    consistency: float = 1.0
+    abstain: float = 0.3
+    top: float = 0.01
+    floor: float = 0.1
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises ValueError."""
+        taken = self.drop_cam + self.drop_sam + self.drop_all
+        if taken > 1:
+            raise ValueError(
+                f"drop_cam + drop_sam + drop_all = {taken:.2f}, expected at most 1: each sample has one fate"
+            )
+        if self.batch % 2 or self.crop % 8:
+            raise ValueError(
+                f"batch = {self.batch} and crop = {self.crop}: expected an even batch (two views a patch) "
+                "and a crop that is a multiple of 8"
+            )
+
+
+@dataclass(frozen=True)
+class Losses:
+    """One step's figures."""
+
+    loss: float
+    agreement: float
+    consistency: float
+
+
+def class_probabilities(logits: Tensor, step: Batch) -> Tensor:
+    """Softmax over background (logit 0) and the slots of each view; absent slots get nothing.
+
+    logits: (row, y, x). Returns (view, 1 + slot, y, x) float32 log-probabilities.
+    """
+    owner, place = (torch.from_numpy(x).to(logits.device) for x in (step.owner, step.place))
+    shape = (len(step.turn), 1 + int(step.place.max()), *logits.shape[1:])
+    full = torch.full(shape, ABSENT, device=logits.device)
+    full[:, 0] = 0.0
+    full = full.index_put((owner, place), logits.float())
+    return functional.log_softmax(full, 1)
+
+
+def agreement_loss(log_p: Tensor, slot: Tensor, weight: Tensor, foreground: float) -> Tensor:
+    """Weighted cross-entropy at agreed pixels, foreground and background each averaged on its own.
+
+    log_p: (view, 1 + slot, y, x); slot: (view, y, x) int64, 255 none; weight: (view, y, x) in [0, 1];
+    foreground: the share of the loss that foreground has, in (0, 1). Finite (0) where nothing is agreed.
+    """
+    known = torch.where(slot == UNKNOWN, 0, slot)
+    entropy = -log_p.gather(1, known[:, None])[:, 0]  # (view, y, x)
+    weight = torch.where(slot == UNKNOWN, 0.0, weight)
+    total = log_p.new_zeros(())
+    for part, share in ((slot > 0, foreground), (slot == 0, 1 - foreground)):
+        amount = weight * part
+        total = total + share * (amount * entropy).sum() / amount.sum().clamp_min(1e-6)
+    return total
+
+
+def consistency_loss(log_p: Tensor, free: Tensor, turn: Sequence[int]) -> Tensor:
+    """Squared difference between the two views of a patch where nothing is agreed.
+
+    log_p: (view, 1 + slot, y, x), views 2i and 2i + 1 of one patch; free: (view, y, x) bool; turn: (view,).
+    Returns the mean over free pixels, 0 where there are none.
+    """
+    p = torch.stack([_upright(item, view) for item, view in zip(log_p.exp(), turn, strict=True)])
+    here = torch.stack([_upright(item, view) for item, view in zip(free, turn, strict=True)])[0::2]
+    apart = (p[0::2] - p[1::2]).square().sum(1)  # (patch, y, x)
+    return (apart * here).sum() / here.sum().clamp_min(1)
+
+
+def _upright(x: Tensor, view: int) -> Tensor:
+    """`turned_back` of models.fusion, on tensors."""
+    straight = torch.rot90(x, -(0, 2, 1, 3)[view >> 1], dims=(-2, -1))
+    return straight.flip(-1) if view & 1 else straight
+
+
+def foreground_share(patches: Sequence[Patch], balance: float) -> float:
+    """Foreground's share of the loss: its share of the agreed weight at balance 0, a half at balance 1.
+
+    balance: exponent in [0, 1] by which the natural ratio is evened out.
+    """
+    fore = sum(float(p.weight[(p.slot > 0) & (p.slot != UNKNOWN)].sum()) for p in patches)
+    back = sum(float(p.weight[p.slot == 0].sum()) for p in patches)
+    if fore == 0 or back == 0:
+        return 0.5
+    even = (fore / back) ** (1 - balance)
+    return float(even / (1 + even))
+
+
+class Fold:
+    """Training of one fold's network, one step at a time; its state can be kept and taken up again."""
+
+    def __init__(
+        self, patches: Sequence[Patch], recipe: FusionRecipe, fold: int, device: torch.device
+    ) -> None:
+        """patches: those that this network may learn from; fold: the one whose images it will fuse."""
+        self.patches, self.recipe, self.fold, self.device = patches, recipe, fold, device
+        self.step = 0
+        self.steps = steps_of(len(patches), recipe)
+        self.foreground = foreground_share(patches, recipe.balance)
+        torch.manual_seed(recipe.seed + fold)
+        self.net = FusionNet().to(memory_format=torch.channels_last).to(device)
+        self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
+        self.optimiser = torch.optim.AdamW(
+            self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
+        )
+
+    def advance(self, precision: Precision) -> Losses:
+        """One step of AdamW on patches that the seed, fold and step decide."""
+        drawn = self._draw()
+        for group in self.optimiser.param_groups:
+            group["lr"] = self.recipe.lr * schedule(self.step, self.steps)
+        x = torch.from_numpy(drawn.x).to(self.device).contiguous(memory_format=torch.channels_last)
+        with autocast(self.device, precision):
+            logits = self.net(x)
+        log_p = class_probabilities(logits, drawn)
+        slot, weight, free = (torch.from_numpy(v).to(self.device) for v in drawn[3:6])
+        agreed = agreement_loss(log_p, slot, weight, self.foreground)
+        apart = consistency_loss(log_p, free, drawn.turn)
+        loss = agreed + self.recipe.consistency * min(1.0, 3 * self.step / self.steps) * apart
+        self._descend(loss)
+        return Losses(loss.item(), agreed.item(), apart.item())
+
+    def _draw(self) -> Batch:
+        rng = np.random.default_rng([self.recipe.seed, self.fold, self.step])
+        chosen = rng.integers(len(self.patches), size=self.recipe.batch // 2)
+        drops = {name: getattr(self.recipe, name) for name in ("drop_cam", "drop_sam", "drop_all")}
+        return batch([self.patches[n] for n in chosen], rng, **drops)
+
+    def _descend(self, loss: Tensor) -> None:
+        self.optimiser.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        torch.nn.utils.clip_grad_norm_(self.net.parameters(), 1.0)
+        self.optimiser.step()
+        self.step += 1
+        # the average starts short, or it would remember the random start
+        keep = min(self.recipe.ema, self.step / (self.step + 10))
+        for name, value in self.net.state_dict().items():
+            self.ema[name].lerp_(value, 1 - keep)
+
+    def state(self) -> dict[str, Any]:
+        """All that a later process needs to go on as if it had not been interrupted."""
+        return {
+            "step": self.step,
+            "net": self.net.state_dict(),
+            "ema": self.ema,
+            "optimiser": self.optimiser.state_dict(),
+        }
+
+    def restore(self, state: dict[str, Any]) -> None:
+        """Take up a state made by `state`."""
+        self.step = state["step"]
+        self.net.load_state_dict(state["net"])
+        self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
+        self.optimiser.load_state_dict(state["optimiser"])
+
+
+def steps_of(patches: int, recipe: FusionRecipe) -> int:
+    """Steps for one fold: `epochs` over its patches, within bounds."""
+    wanted = math.ceil(recipe.epochs * patches * 2 / recipe.batch)
+    return min(recipe.max_steps, max(recipe.min_steps, wanted))
+
+
+def schedule(step: int, steps: int) -> float:
+    """Factor of the learning rate: a short linear warm-up, then half a cosine down to 0."""
+    warm = max(1, steps // 20)
+    if step < warm:
+        return (step + 1) / warm
+    return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
+
+
+def collect(records: Sequence[Record], recipe: FusionRecipe) -> list[Patch]:
+    """Read every image once, in order, and keep patches of it, as many as the memory allows.
+
+    Raises ValueError where there is no image at all, or where patches of all images would not fit.
+    """
+    if not len(records):
+        raise ValueError("the fusion network has no images to learn from; run the stages before it first")
+    each = recipe.crop**2 * 12  # bytes of a patch with two slots
+    count = min(recipe.crops, int(recipe.memory_mb * 1e6 / each / len(records)))
+    stride = max(1, math.ceil(len(records) * each / (recipe.memory_mb * 1e6)))
+    rules = {name: getattr(recipe, name) for name in ("abstain", "top", "floor")}
+    patches: list[Patch] = []
+    for n in range(0, len(records), stride):
+        patches += cut(records[n], recipe.crop, max(1, count), recipe.seed, **rules)
+    return patches
+
+
+class Keeper:
+    """Keeps the state of a training in a folder, atomically, and its log of losses beside it."""
+
+    def __init__(self, folder: Path, recipe: str) -> None:
+        """folder: made where missing; recipe: digest of config and data; another one's state is left alone."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self.path, self.log, self.recipe = folder / "fusion.pt", folder / "fusion.jsonl", recipe
+
+    def load(self) -> dict[int, dict[str, Any]]:
+        """States of the folds so far; none where nothing, or something else, was being trained."""
+        if not self.path.is_file():
+            self.log.unlink(missing_ok=True)
+            return {}
+        kept: dict[str, Any] = torch.load(self.path, weights_only=True, map_location="cpu")
+        if kept["recipe"] != self.recipe:
+            self.log.unlink(missing_ok=True)
+            return {}
+        folds: dict[int, dict[str, Any]] = kept["folds"]
+        self._trim({fold: state["step"] for fold, state in folds.items()})
+        return folds
+
+    def save(self, folds: Sequence[Fold]) -> None:
+        """Replace the kept state in one rename; a crash leaves the old one or the new one."""
+        partial = self.path.with_suffix(".partial")
+        with partial.open("wb") as file:
+            torch.save({"recipe": self.recipe, "folds": {f.fold: f.state() for f in folds}}, file)
+            file.flush()
+            os.fsync(file.fileno())
+        partial.replace(self.path)
+
+    def note(self, fold: int, step: int, losses: Losses) -> None:
+        """Append a line to the log."""
+        with self.log.open("a", encoding="utf-8") as file:
+            file.write(json.dumps({"fold": fold, "step": step, **asdict(losses)}) + "\n")
+
+    def _trim(self, steps: dict[int, int]) -> None:
+        """Forget what was noted after the state was kept: it is about to be done again."""
+        lines = self.log.read_text(encoding="utf-8").splitlines() if self.log.exists() else []
+        done = [line for line in lines if _is_done(line, steps)]
+        self.log.write_text("".join(line + "\n" for line in done), encoding="utf-8")
+
+
+def _is_done(line: str, steps: dict[int, int]) -> bool:
+    try:
+        entry = json.loads(line)
+    except json.JSONDecodeError:  # the last line of a killed process may be torn
+        return False
+    return bool(entry["step"] <= steps.get(entry["fold"], -1))
+
+
+def others(patches: Sequence[Patch], fold: int) -> list[Patch]:
+    """Patches that the network of a fold may learn from: all but that fold's own images.
+
+    Where the other folds hold no image (a set of one, or an unlucky few) it learns from all there are;
+    there is nothing to cross-fit, and the checkpoint's `cross_fitted` says so.
+    """
+    return [patch for patch in patches if patch.fold != fold] or list(patches)
+
+
+def train_fusion(
+    records: Sequence[Record],
+    recipe: FusionRecipe,
+    *,
+    out: Path,
+    state: Path,
+    device: str = "cpu",
+    precision: Precision = "float32",
+    threads: int | None = None,
+    report: Callable[[int, int, float], None] | None = None,
+    save_every: int = 100,
+) -> str:
+    """Train the networks of both folds and write them as one checkpoint.
+
+    records: one mapping an image (see `cut`), read once and in order, so it may read from disk.
+    out: the safetensors file; state: folder for what a killed training resumes from (every `save_every`
+    steps) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them as they are;
+    report: called with steps done, their total and the loss.
+    The same records, recipe, device and threads give the same bytes, interrupted or not.
+    Returns the checkpoint's sha256. Raises ValueError where there is nothing to learn from.
+    """
+    if threads is not None:
+        torch.set_num_threads(threads)
+    patches, where = collect(records, recipe), torch.device(device)
+    basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
+    keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
+    folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
+    for number, kept in keeper.load().items():
+        folds[number].restore(kept)
+    total = sum(fold.steps for fold in folds)
+    for fold in folds:
+        while fold.step < fold.steps:
+            losses = fold.advance(precision)
+            if report is not None:
+                report(sum(f.step for f in folds), total, losses.loss)
+            if fold.step % 10 == 0 or fold.step == fold.steps:
+                keeper.note(fold.fold, fold.step, losses)
+            if fold.step % save_every == 0 or fold.step == fold.steps:
+                keeper.save(folds)
+    return _write(out, folds, patches, recipe)
+
+
+def _write(out: Path, folds: Sequence[Fold], patches: Sequence[Patch], recipe: FusionRecipe) -> str:
+    model = Fusion()
+    for net, fold in zip(model.nets, folds, strict=True):
+        net.load_state_dict(fold.ema)
+    crossed = len({patch.fold for patch in patches}) == FOLDS
+    about = metadata_of(model, cross_fitted=crossed, recipe=asdict(recipe))
+    return save_checkpoint(out, model.state_dict(), about)

@@ -1,0 +1,232 @@
+"""Trains `tiny` SAM on procedural surfaces: python -m models.train_sam --out models/weights/tiny_sam.safetensors."""
+
+import argparse
+import copy
+import math
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from segment_anything.modeling import Sam
+from torch import Tensor, nn
+
+from models.checkpoints import save_checkpoint
+from models.measure_sam import piece_iou
+from models.sam import normalise
+from models.sam_batches import Batch, Pool, draw_batch, draw_pool
+from models.sam_losses import balanced_cross_entropy, dice_loss, prompt_loss
+from models.tiny_sam import WIDTH, decode_groups, tiny_sam
+
+FIRST_SEED = 0  # of the pool; measurements use seeds from HELD_OUT on
+LOG_EVERY = 50
+
+
+@dataclass
+class Training:
+    """All that a killed training needs to go on.
+
+    average: the exponential moving average of `sam`, which is what is shipped; dense: head for the auxiliary map
+    of all defects; elapsed: seconds spent so far in earlier and in this process.
+    """
+
+    sam: Sam
+    dense: nn.Sequential
+    average: Sam
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+    elapsed: float = 0.0
+
+
+def start(seed: int) -> Training:
+    """A training at step 0, its weights drawn from `seed`."""
+    torch.manual_seed(seed)
+    sam = tiny_sam().train()
+    dense = nn.Sequential(nn.Conv2d(WIDTH, 16, 1), nn.PixelShuffle(4))
+    sam.image_encoder.to(memory_format=torch.channels_last)
+    parameters = [*sam.parameters(), *dense.parameters()]
+    optimiser = torch.optim.AdamW(
+        [
+            {"params": [p for p in parameters if p.dim() > 1], "weight_decay": 0.02},
+            {"params": [p for p in parameters if p.dim() <= 1], "weight_decay": 0.0},
+        ],
+        betas=(0.9, 0.99),
+        fused=True,
+    )
+    return Training(sam, dense, copy.deepcopy(sam).eval(), optimiser)
+
+
+def save_state(training: Training, path: Path) -> None:
+    """Writes the whole training, atomically; batches are drawn from (seed, step), so that no RNG need be kept."""
+    partial = path.with_suffix(".partial")
+    state = {name: getattr(training, name).state_dict() for name in ("sam", "dense", "average", "optimiser")}
+    torch.save({**state, "step": training.step, "elapsed": training.elapsed}, partial)
+    partial.replace(path)
+
+
+def load_state(training: Training, path: Path) -> None:
+    """Puts a saved training's state into one made by `start`."""
+    state = torch.load(path, weights_only=True)
+    for name in ("sam", "dense", "average", "optimiser"):
+        getattr(training, name).load_state_dict(state[name])
+    training.step, training.elapsed = state["step"], state["elapsed"]
+
+
+def learning_rate(step: int, progress: float, peak: float) -> float:
+    """Linear warm-up over 300 steps, then a cosine down to a hundredth at progress 1."""
+    warm = min(1.0, (step + 1) / 300)
+    return peak * warm * (0.01 + 0.99 * 0.5 * (1 + math.cos(math.pi * min(1.0, progress))))
+
+
+def step_loss(training: Training, batch: Batch, progress: float, refine: bool) -> Tensor:
+    """The loss of one batch. progress: 0..1 of the training; refine: a second pass on the first one's masks."""
+    sam, balance = training.sam, min(1.0, 1.15 - progress)  # find first, then draw sharply
+    frames = normalise(sam, batch.frames, batch.sizes).contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        embedding = sam.image_encoder(frames)
+        everything = training.dense(embedding)[:, 0]  # (n, y, x)
+        prompts = (batch.points, batch.labels)
+        logits, iou = decode_groups(sam, embedding, batch.owner, prompts, batch.boxes)
+    logits, everything = logits.float(), everything.float()
+    loss = prompt_loss(logits, iou.float(), batch.targets, balance)
+    auxiliary = balanced_cross_entropy(everything, batch.anything, balance) + dice_loss(
+        everything, batch.anything
+    )
+    loss = loss + (0.1 + 0.4 * (1 - progress)) * auxiliary.mean()
+    if refine:
+        loss = loss + 0.5 * _refined_loss(sam, embedding, batch, logits.detach(), iou.detach(), balance)
+    return loss
+
+
+def _refined_loss(
+    sam: Sam, embedding: Tensor, batch: Batch, logits: Tensor, iou: Tensor, balance: float
+) -> Tensor:
+    """Half of the groups again, with the mask so far as a prompt and one click on what it got wrong."""
+    half = torch.arange(0, len(batch.owner), 2)
+    best = logits[half, 1 + iou[half, 1:].argmax(1)]  # (g, y, x)
+    targets = batch.targets[half]
+    wrong = ((best > 0) != (targets > 0.5)).flatten(1).float() + 1e-6
+    click = torch.multinomial(wrong, 1)  # (g, 1)
+    xy = torch.stack([click % best.shape[-1], click // best.shape[-1]], 2).float()  # (g, 1, xy)
+    labels = targets.flatten(1).gather(1, click)
+    points = (torch.cat([batch.points[half], xy], 1), torch.cat([batch.labels[half], labels], 1))
+    boxes = None if batch.boxes is None else batch.boxes[half]
+    with torch.autocast("cpu", torch.bfloat16):
+        masks = best[:, None].clamp(-32, 32)
+        again, iou = decode_groups(sam, embedding, batch.owner[half], points, boxes, masks)
+    return prompt_loss(again.float(), iou.float(), targets, balance)
+
+
+def update_average(training: Training) -> None:
+    """Moves the average towards the weights: quickly at first, by 1 / 1000 a step later on."""
+    decay = min(0.999, (1 + training.step) / (10 + training.step))
+    with torch.no_grad():
+        pairs = zip(training.average.state_dict().values(), training.sam.state_dict().values(), strict=True)
+        for kept, new in pairs:
+            if kept.dtype.is_floating_point:
+                kept.lerp_(new, 1 - decay)
+
+
+def export(training: Training, path: Path) -> str:
+    """Writes the averaged weights as float16 (statistics of normalisation as float32); returns the digest."""
+    weights = training.average.state_dict()
+    small = {
+        name: tensor.half() if tensor.dim() > 1 and tensor.dtype == torch.float32 else tensor
+        for name, tensor in weights.items()
+        if not name.endswith("num_batches_tracked")
+    }
+    return save_checkpoint(path, small, {"model": "tiny", "steps": str(training.step)})
+
+
+def progress_of(training: Training, steps: int, minutes: float) -> float:
+    """How much of the training is done, 0..1, by steps or by time, whichever runs out first."""
+    return max(training.step / steps, training.elapsed / (60 * minutes))
+
+
+def train(training: Training, pool: Pool, args: argparse.Namespace) -> None:
+    """Trains until the steps or the minutes are over; logs, saves and exports on the way."""
+    began, before = time.monotonic(), training.elapsed
+    losses: list[float] = []
+    saved = began
+    while (progress := progress_of(training, args.steps, args.minutes)) < 1:
+        losses.append(_one_step(training, pool, args, progress))
+        training.elapsed = before + time.monotonic() - began
+        if training.step % LOG_EVERY == 0:
+            print(_log_line(training, losses[-LOG_EVERY:], progress), flush=True)
+        if time.monotonic() - saved > 60 * args.save_minutes:
+            saved = time.monotonic()
+            _keep(training, args)
+    _keep(training, args)
+
+
+def _one_step(training: Training, pool: Pool, args: argparse.Namespace, progress: float) -> float:
+    rng = np.random.default_rng((args.seed, training.step))
+    torch.manual_seed(int(rng.integers(2**31)))
+    batch = draw_batch(rng, pool, args.images, args.groups)
+    for group in training.optimiser.param_groups:
+        group["lr"] = learning_rate(training.step, progress, args.rate)
+    loss = step_loss(training, batch, progress, refine=bool(rng.random() < 0.25))
+    training.optimiser.zero_grad()
+    loss.backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(training.sam.parameters(), 1.0)
+    training.optimiser.step()
+    training.step += 1
+    update_average(training)
+    return loss.item()
+
+
+def _log_line(training: Training, losses: list[float], progress: float) -> str:
+    left = training.elapsed / max(progress, 1e-6) * (1 - progress)
+    return (
+        f"step {training.step} loss {np.mean(losses):.4f} {training.elapsed / training.step:.3f} s a step, "
+        f"{training.elapsed / 60:.1f} min gone, {left / 60:.1f} min left"
+    )
+
+
+def _keep(training: Training, args: argparse.Namespace) -> None:
+    save_state(training, args.state)
+    weights = export(training, args.out)
+    training.average.eval()
+    quality = np.mean([iou for _, iou, _ in piece_iou(training.average, images=100, points=3)])
+    print(f"step {training.step}: instance IoU {quality:.3f}; wrote {args.out} ({weights[:12]})", flush=True)
+
+
+def _arguments() -> Iterator[tuple[str, type, object, str]]:
+    yield "--steps", int, 8000, "steps of the whole training"
+    yield (
+        "--minutes",
+        float,
+        55.0,
+        "time of the whole training; ends it, and its learning rate, where steps are slow",
+    )
+    yield "--images", int, 20, "images a step"
+    yield "--groups", int, 2, "prompt groups an image"
+    yield "--pool", int, 16000, "procedural frames to draw once and keep in memory (66 kB each)"
+    yield "--workers", int, 2, "processes that draw the pool"
+    yield "--rate", float, 1e-3, "peak learning rate"
+    yield "--seed", int, 0, "seed of weights and batches"
+    yield "--threads", int, 2, "threads of torch"
+    yield "--save-minutes", float, 8.0, "minutes between exports"
+
+
+def main() -> None:
+    """The command line."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
+    parser.add_argument("--state", type=Path, required=True, help="file to resume from, and to save to")
+    for name, kind, default, meaning in _arguments():
+        parser.add_argument(name, type=kind, default=default, help=f"{meaning} (default {default})")
+    args = parser.parse_args()
+    torch.set_num_threads(args.threads)
+    training = start(args.seed)
+    if args.state.exists():
+        load_state(training, args.state)
+        print(f"{args.state}: going on at step {training.step}", flush=True)
+    print(f"drawing {args.pool} frames", flush=True)
+    train(training, draw_pool(FIRST_SEED, args.pool, args.workers), args)
+
+
+if __name__ == "__main__":
+    main()

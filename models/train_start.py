@@ -1,0 +1,215 @@
+"""Trains the embedded start on procedural surfaces: `python -m models.train_start --out FILE`.
+
+Every image is drawn for its step, from a seed that names the step, so that a run that was killed goes on from
+its last state as if nothing had happened (same device and threads). Uses no data but `models.surfaces`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import copy
+import math
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from models.checkpoints import save_checkpoint
+from models.photometry import photometric
+from models.start import KINDS, PATCH, SIDE, Start, standardise
+from models.surfaces import Surface, generate
+
+HELD_OUT = 1_000_000_000  # seeds from here on are for measuring alone
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Training images: image (n, y, x, 3) uint8; kind (n, y, x) uint8, 0 bare surface, k a kind of defect."""
+
+    image: np.ndarray
+    kind: np.ndarray
+
+
+def _kind_map(surface: Surface) -> np.ndarray:
+    """(y, x) uint8: 0 where there is no defect, else 1 + its index in KINDS."""
+    kinds = np.zeros(surface.image.shape[:2], np.uint8)
+    for mask, kind in zip(surface.instances, surface.kinds, strict=True):
+        kinds[mask] = 1 + kind
+    return kinds
+
+
+def _example(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:
+    """One image and its map of kinds: drawn as it is, cut from a larger one, or a larger one shrunk."""
+    rng = np.random.default_rng([seed, 1])
+    drawn = round(side * float(rng.choice([1.0, rng.uniform(1.0, 1.8)], p=[0.6, 0.4])))
+    surface = generate(seed, drawn, defects=0 if rng.random() < 0.06 else None)
+    image, kinds = surface.image, _kind_map(surface)
+    if drawn > side and rng.random() < 0.5:
+        image = np.asarray(cv2.resize(image, (side, side), interpolation=cv2.INTER_AREA))
+        kinds = np.asarray(cv2.resize(kinds, (side, side), interpolation=cv2.INTER_NEAREST))
+    top, left = (int(rng.integers(0, image.shape[0] - side + 1)) for _ in range(2))
+    window = (slice(top, top + side), slice(left, left + side))
+    return photometric(rng, image[window], invert=0.3), kinds[window]
+
+
+def draw_batch(first_seed: int, count: int, side: int = SIDE) -> Batch:
+    """The images of seeds first_seed, first_seed + 1, …; the same arguments give the same bytes."""
+    examples = [_example(first_seed + i, side) for i in range(count)]
+    return Batch(np.stack([image for image, _ in examples]), np.stack([kinds for _, kinds in examples]))
+
+
+def start_loss(logits: Tensor, kind_logits: Tensor, kinds: Tensor) -> Tensor:
+    """Cross-entropy and Dice of objectness at stride 2, and cross-entropy of the kind a patch.
+
+    logits: (n, y/2, x/2); kind_logits: (n, y/8, x/8, 1 + KINDS); kinds: (n, y, x) int64. Returns a scalar.
+    """
+    share = functional.avg_pool2d((kinds > 0).float()[:, None], 2)[:, 0]  # (n, y/2, x/2) in [0, 1]
+    entropy = functional.binary_cross_entropy_with_logits(logits, share)
+    chance = torch.sigmoid(logits)
+    both, either = (chance * share).sum((1, 2)), (chance + share).sum((1, 2))
+    dice = 1 - (2 * both + 1) / (either + 1)
+    one_hot = functional.one_hot(kinds, 1 + KINDS).permute(0, 3, 1, 2).float()
+    patches = functional.avg_pool2d(one_hot, PATCH)  # (n, 1 + KINDS, y/8, x/8)
+    # a patch counts as a defect from an eighth of its area on: scratches are thinner than a patch
+    target = torch.where(patches[:, 0] > 0.875, 0, 1 + patches[:, 1:].argmax(1))
+    kind = functional.cross_entropy(kind_logits.flatten(0, 2), target.flatten())
+    return entropy + dice.mean() + 0.3 * kind
+
+
+@dataclass
+class Run:
+    """All that a start's training holds: network, its moving average, optimiser and the step to come."""
+
+    network: Start
+    average: Start
+    optimiser: torch.optim.Optimizer
+    step: int = 0
+
+    def state(self) -> dict[str, object]:
+        """What a later process needs to go on; all randomness derives from the step."""
+        return {
+            "network": self.network.state_dict(), "average": self.average.state_dict(),
+            "optimiser": self.optimiser.state_dict(), "step": self.step,
+        }  # fmt: skip
+
+
+def begin(rate: float, decay: float) -> Run:
+    """A fresh run, its weights drawn from seed 0."""
+    torch.manual_seed(0)
+    network = Start().to(memory_format=torch.channels_last)
+    optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay)
+    return Run(network, copy.deepcopy(network).eval().requires_grad_(False), optimiser)
+
+
+def resume(run: Run, path: Path) -> None:
+    """Takes up the state at `path` where there is one."""
+    if path.is_file():
+        state = torch.load(path, weights_only=True)
+        run.network.load_state_dict(state["network"])
+        run.average.load_state_dict(state["average"])
+        run.optimiser.load_state_dict(state["optimiser"])
+        run.step = int(state["step"])
+
+
+def _follow(average: Start, network: Start, keep: float) -> None:
+    with torch.no_grad():
+        for mean, value in zip(average.state_dict().values(), network.state_dict().values(), strict=True):
+            if mean.is_floating_point():
+                mean.lerp_(value, 1 - keep)
+            else:
+                mean.copy_(value)
+
+
+def train_step(run: Run, batch: Batch, rate: float) -> float:
+    """One step of AdamW on one batch in bfloat16; returns the loss."""
+    image = torch.from_numpy(batch.image).permute(0, 3, 1, 2).float() / 255
+    image = standardise(image).contiguous(memory_format=torch.channels_last)
+    for group in run.optimiser.param_groups:
+        group["lr"] = rate
+    with torch.autocast("cpu", torch.bfloat16):
+        logits, kinds = run.network(image)
+    loss = start_loss(logits.float(), kinds.float(), torch.from_numpy(batch.kind).long())
+    run.optimiser.zero_grad(set_to_none=True)
+    loss.backward()  # type: ignore[no-untyped-call]
+    torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
+    run.optimiser.step()
+    run.step += 1
+    _follow(run.average, run.network, min(0.998, run.step / (run.step + 10)))
+    return float(loss.detach())
+
+
+@torch.no_grad()
+def measure(start: Start, images: int = 200) -> float:
+    """Mean IoU of objectness ≥ 0.5 over procedural images that training never draws, those with defects."""
+    scores = []
+    for first in range(HELD_OUT, HELD_OUT + images, 20):
+        batch = draw_batch(first, 20)
+        image = standardise(torch.from_numpy(batch.image).permute(0, 3, 1, 2).float() / 255)
+        found = functional.interpolate(start(image)[0][:, None], scale_factor=2.0, mode="bilinear")[:, 0] > 0
+        truth = torch.from_numpy(batch.kind) > 0
+        both, either = (found & truth).sum((1, 2)), (found | truth).sum((1, 2))
+        scores += (both / either)[truth.any(2).any(1)].tolist()
+    return float(np.mean(scores))
+
+
+def export(run: Run, path: Path, iou: float) -> str:
+    """Writes the moving average as float16 weights, with what it was measured at; returns its digest."""
+    tensors = {n: t.half() if t.is_floating_point() else t for n, t in run.average.state_dict().items()}
+    about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(run.step),
+             "objectness IoU, held-out seeds": f"{iou:.4f}"}  # fmt: skip
+    return save_checkpoint(path, tensors, about)
+
+
+def _rate(done: float, peak: float) -> float:
+    """Warm-up over the first 3 % of the run, then cosine to a hundredth of the peak; done in [0, 1]."""
+    return peak * min(1.0, done / 0.03 + 0.01) * (0.505 + 0.495 * math.cos(math.pi * min(done, 1.0)))
+
+
+def _save_state(run: Run, path: Path) -> None:
+    partial = path.with_suffix(".partial")
+    torch.save(run.state(), partial)
+    partial.replace(path)
+
+
+def _options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
+    parser.add_argument("--state", type=Path, required=True, help="a file to resume from, written as it goes")
+    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
+    parser.add_argument("--decay", type=float, default=0.02, help="weight decay of AdamW")
+    parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument("--every", type=int, default=100, help="steps between states and exports")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """The command."""
+    options = _options()
+    torch.set_num_threads(options.threads)
+    options.state.parent.mkdir(parents=True, exist_ok=True)
+    run = begin(options.rate, options.decay)
+    resume(run, options.state)
+    began, first, recent = time.monotonic(), run.step, 0.0
+    while run.step < options.steps:
+        batch = draw_batch(run.step * options.batch, options.batch)
+        loss = train_step(run, batch, _rate(run.step / options.steps, options.rate))
+        recent = loss if recent == 0 else 0.97 * recent + 0.03 * loss
+        pace = (time.monotonic() - began) / (run.step - first)
+        if run.step % 25 == 0:
+            left = pace * (options.steps - run.step) / 60
+            print(f"step {run.step}  loss {recent:.3f}  {pace:.2f} s/step  {left:.0f} min left", flush=True)
+        if run.step % options.every == 0 or run.step == options.steps:
+            _save_state(run, options.state)
+            iou = measure(run.average)
+            print(f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou)}", flush=True)
+
+
+if __name__ == "__main__":
+    main()

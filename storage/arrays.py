@@ -1,0 +1,123 @@
+"""Declared arrays as Zarr v3 groups: written once, validated, checksummed, open to any Zarr reader."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import zarr
+from pydantic import BaseModel, ConfigDict
+from zarr.codecs import Crc32cCodec, ZstdCodec
+
+Kind = Literal["image", "label map", "probability", "flag", "vote", "coordinate", "embedding", "number"]
+TILE = 512
+"""Side of an inner chunk, in pixels, where an image is larger than that."""
+
+
+class ArraySpec(BaseModel):
+    """One array of the store, declared once.
+
+    The declaration creates the Zarr array, validates what is written, stands in the array's
+    attributes, and says all that a viewer needs to draw it.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    name: str
+    """Unique in the whole store."""
+    dims: tuple[str, ...]
+    """Names of the axes; the first is always `image`."""
+    dtype: str
+    """A numpy dtype name, such as `uint8` or `float16`."""
+    kind: Kind
+    """What the values mean, hence how they are drawn."""
+    description: str
+    """One line for people."""
+    units: str = ""
+    fill: float = 0
+    """The value outside an image's true extent; 255 for label maps, so that padding is never `no defect`."""
+
+    def check(self, value: np.ndarray) -> np.ndarray:
+        """Return `value` if it fits the declaration; raise ValueError that names what does not."""
+        if value.ndim != len(self.dims):
+            raise ValueError(
+                f"array {self.name!r}: {value.ndim} axes of shape {value.shape}, "
+                f"expected {len(self.dims)}: {' × '.join(self.dims)}"
+            )
+        if value.dtype != np.dtype(self.dtype):
+            raise ValueError(f"array {self.name!r}: dtype {value.dtype}, expected {self.dtype}")
+        return value
+
+    @property
+    def itemsize(self) -> int:
+        """Bytes a value."""
+        return np.dtype(self.dtype).itemsize
+
+    def chunks(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Shape of an inner chunk: one image, cut into tiles where y or x is larger than `TILE`."""
+        sides = [min(n, TILE) if d in ("y", "x") else n for d, n in zip(self.dims, shape, strict=True)]
+        return tuple(max(1, side) for side in (1, *sides[1:]))
+
+
+def content_digest(value: np.ndarray) -> str:
+    """Sha256 of an array's dtype, shape and values: what a reader's fingerprint depends on."""
+    digest = hashlib.sha256(f"{value.dtype.str}{value.shape}".encode())
+    digest.update(np.ascontiguousarray(value).data if value.size else b"")
+    return digest.hexdigest()
+
+
+def _shards(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
+    """One shard an array: its shape rounded up to whole chunks."""
+    return tuple(-(-max(n, 1) // c) * c for n, c in zip(shape, chunks, strict=True))
+
+
+def _create(group: zarr.Group, spec: ArraySpec, value: np.ndarray) -> None:
+    chunks = spec.chunks(value.shape)
+    array = group.create_array(
+        spec.name,
+        shape=value.shape,
+        dtype=spec.dtype,
+        chunks=chunks,
+        shards=_shards(value.shape, chunks),
+        # without a checksum on every inner chunk a flipped bit comes back in silence
+        compressors=[ZstdCodec(level=3), Crc32cCodec()],
+        fill_value=spec.fill,
+        dimension_names=spec.dims,
+        attributes=spec.model_dump(include={"kind", "description", "units"})
+        | {"bluemask": spec.model_dump()},
+        # an absent chunk would read as fill, that is, as "no defect": so every chunk is written
+        config={"write_empty_chunks": True},
+    )
+    array[...] = value
+
+
+def write_group(
+    path: Path, specs: Sequence[ArraySpec], values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+) -> dict[str, str]:
+    """Write one stage's arrays of one block as a new Zarr v3 group.
+
+    path: the folder to make; it must not exist.
+    values: an array for every spec, and nothing else.
+    Returns the content digest of each array. Raises ValueError where a value does not fit.
+    """
+    expected, given = {spec.name for spec in specs}, set(values)
+    if expected != given:
+        raise ValueError(f"{path.name}: arrays {sorted(given)} given, {sorted(expected)} declared")
+    checked = {spec.name: spec.check(np.asarray(values[spec.name])) for spec in specs}
+    group = zarr.open_group(store=str(path), mode="w-", zarr_format=3, attributes=dict(attributes))
+    for spec in specs:
+        _create(group, spec, checked[spec.name])
+    return {name: content_digest(value) for name, value in checked.items()}
+
+
+def open_array(path: Path, name: str) -> zarr.Array[Any]:
+    """Open one array of a group for reading; slicing it reads no more than the chunks needed."""
+    return zarr.open_array(store=str(path / name), mode="r", zarr_format=3)
+
+
+def read_array(path: Path, name: str) -> np.ndarray:
+    """Read one array of a group whole. Raises what zarr raises where a checksum does not match."""
+    return np.asarray(open_array(path, name)[...])

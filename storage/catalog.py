@@ -1,0 +1,267 @@
+"""The catalog: one row for every image that the store has ever seen, in one Parquet file.
+
+A block's list of images never changes. A new or changed image goes to a new block; one that was
+removed or replaced is retired here and kept out of every output, so nothing is redone because a
+neighbour came or went.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from storage.store import Store
+
+Status = Literal["active", "retired", "quarantined"]
+KEY = "catalog.parquet"
+SCHEMA = pa.schema(
+    [
+        ("id", pa.int64()),
+        ("path", pa.string()),
+        ("sha256", pa.string()),
+        ("width", pa.int32()),
+        ("height", pa.int32()),
+        ("labels", pa.list_(pa.string())),
+        ("annotation", pa.string()),
+        ("block", pa.string()),
+        ("status", pa.string()),
+        ("why", pa.string()),
+        ("bytes", pa.int64()),
+        ("modified", pa.int64()),
+    ]
+)
+
+
+@dataclass(frozen=True)
+class ImageRow:
+    """One content at one path, with its labels."""
+
+    id: int
+    """Given once, in the order of arrival."""
+    path: str
+    """Relative to the image folder, posix."""
+    sha256: str
+    """Of the file's bytes."""
+    width: int
+    """Pixels, after EXIF rotation; 0 where unreadable."""
+    height: int
+    """Pixels, after EXIF rotation; 0 where unreadable."""
+    labels: tuple[str, ...]
+    """Names of its defect classes; empty for an image without a defect."""
+    annotation: str
+    """Digest of what the user marked in it; empty where nothing is."""
+    block: str
+    """The block that it belongs to; empty where quarantined."""
+    status: Status
+    """Retired and quarantined images are in no output."""
+    why: str
+    """Why it is retired or quarantined."""
+    bytes: int
+    """Size of the file, with `modified` a hint that it need not be hashed again."""
+    modified: int
+    """Modification time in ns since the epoch."""
+
+
+@dataclass(frozen=True)
+class Found:
+    """What a look at one file of the image folder gave."""
+
+    path: str
+    labels: tuple[str, ...]
+    sha256: str
+    bytes: int
+    modified: int
+    annotation: str = ""
+    width: int = 0
+    height: int = 0
+    unreadable: str = ""
+
+
+@dataclass(frozen=True)
+class Changes:
+    """What a reconciliation changed, as lists of paths."""
+
+    new: tuple[str, ...] = ()
+    changed: tuple[str, ...] = ()
+    moved: tuple[str, ...] = ()
+    relabelled: tuple[str, ...] = ()
+    removed: tuple[str, ...] = ()
+    quarantined: tuple[str, ...] = ()
+
+    def __bool__(self) -> bool:
+        """True where anything differs from the last run."""
+        return any((self.new, self.changed, self.moved, self.relabelled, self.removed, self.quarantined))
+
+
+class CatalogError(RuntimeError):
+    """The image folder differs from the catalog in a way that looks like a fault."""
+
+
+def load(store: Store) -> list[ImageRow]:
+    """All rows in order of id; an empty list in a new store."""
+    data = store.objects.get(KEY)
+    if data is None:
+        return []
+    records = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
+    return [ImageRow(**{**record, "labels": tuple(record["labels"])}) for record in records]
+
+
+def save(store: Store, rows: Sequence[ImageRow]) -> None:
+    """Replace the catalog wholly. Only the driver does, before it hands out work."""
+    columns = {name: [getattr(row, name) for row in rows] for name in SCHEMA.names}
+    columns["labels"] = [list(labels) for labels in columns["labels"]]
+    sink = io.BytesIO()
+    pq.write_table(pa.table(columns, schema=SCHEMA), sink, compression="zstd")
+    store.objects.put(KEY, sink.getvalue())
+
+
+def blocks(rows: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
+    """Rows by block, each in its order, retired ones included: a block's list never changes."""
+    found: dict[str, list[ImageRow]] = {}
+    for row in rows:
+        if row.block:
+            found.setdefault(row.block, []).append(row)
+    return found
+
+
+def live_blocks(rows: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
+    """Blocks that still have an active image."""
+    return {name: part for name, part in blocks(rows).items() if any(row.status == "active" for row in part)}
+
+
+def reconcile(
+    rows: Sequence[ImageRow], found: Sequence[Found], block_size: int, max_gone: float
+) -> tuple[list[ImageRow], Changes]:
+    """Bring the catalog up to what lies in the folder now.
+
+    rows: the catalog; found: every image file, in the order of paths.
+    block_size: most images a block. max_gone: largest share of active images that may have vanished.
+    Returns the new rows and what changed. Raises CatalogError where more than `max_gone` vanished:
+    that is rather a share that is not mounted than a decision.
+    """
+    book = _Book(rows)
+    for item in found:
+        book.place(item)
+    book.retire_rest()
+    _refuse_mass_removal(len(book.changes["removed"]), sum(r.status == "active" for r in rows), max_gone)
+    book.form_blocks(block_size)
+    return book.rows, Changes(**{name: tuple(paths) for name, paths in book.changes.items()})
+
+
+def _refuse_mass_removal(gone: int, active: int, max_gone: float) -> None:
+    if active and gone / active > max_gone and gone > 1:
+        raise CatalogError(
+            f"{gone} of {active} images are gone from the image folder, more than data.max_gone = {max_gone:g}: "
+            "if a share is not mounted, mount it; if they were meant to go, raise data.max_gone for this run"
+        )
+
+
+class _Book:
+    """The catalog while it is being brought up to date."""
+
+    def __init__(self, rows: Sequence[ImageRow]) -> None:
+        self.rows = list(rows)
+        self.changes: dict[str, list[str]] = {
+            name: [] for name in ("new", "changed", "moved", "relabelled", "removed", "quarantined")
+        }
+        self._before = {row.path: row for row in rows if row.status != "retired"}
+        self._seen: set[int] = set()
+        self._fresh: list[int] = []
+        self._arriving: list[Found] = []
+
+    def place(self, item: Found) -> None:
+        """Match a file to its row by path and content; keep what is new for later."""
+        row = self._before.get(item.path)
+        if (
+            row is not None
+            and row.sha256 == item.sha256
+            and not (row.status == "quarantined" and not item.unreadable)
+        ):
+            self._seen.add(row.id)
+            self._update(row, item)
+        else:
+            self._arriving.append(item)
+
+    def _update(self, row: ImageRow, item: Found) -> None:
+        if (row.labels, row.annotation) != (item.labels, item.annotation):
+            self.changes["relabelled"].append(item.path)
+        self.rows[row.id] = replace(
+            row,
+            path=item.path,
+            labels=item.labels,
+            annotation=item.annotation,
+            bytes=item.bytes,
+            modified=item.modified,
+        )
+
+    def retire_rest(self) -> None:
+        """Give arriving contents their old row where one lost its path; retire what is left over."""
+        lost = {row.sha256: row for row in self._before.values() if row.id not in self._seen and row.block}
+        retired = {(row.sha256): row for row in self.rows if row.status == "retired" and row.block}
+        arriving = {item.path for item in self._arriving}
+        for item in self._arriving:
+            self._arrive(item, lost, retired)
+        for row in self._before.values():
+            if row.id not in self._seen:
+                replaced = row.path in arriving
+                self.rows[row.id] = replace(row, status="retired", why="replaced" if replaced else "removed")
+                if not replaced:
+                    self.changes["removed"].append(row.path)
+
+    def _arrive(self, item: Found, lost: dict[str, ImageRow], retired: dict[str, ImageRow]) -> None:
+        row = lost.pop(item.sha256, None)
+        if row is not None and not item.unreadable:
+            self._seen.add(row.id)
+            self.changes["moved"].append(item.path)
+            self._update(row, item)
+            return
+        back = retired.pop(item.sha256, None)
+        if back is not None and not item.unreadable:
+            self.changes["new"].append(item.path)
+            self._update(
+                replace(back, labels=item.labels, annotation=item.annotation, status="active", why=""), item
+            )
+            return
+        self._append(item)
+
+    def _append(self, item: Found) -> None:
+        known = item.path in self._before
+        bad = bool(item.unreadable)
+        self.changes["quarantined" if bad else "changed" if known else "new"].append(item.path)
+        row = ImageRow(
+            id=len(self.rows),
+            path=item.path,
+            sha256=item.sha256,
+            width=item.width,
+            height=item.height,
+            labels=item.labels,
+            annotation=item.annotation,
+            block="",
+            status="quarantined" if bad else "active",
+            why=item.unreadable,
+            bytes=item.bytes,
+            modified=item.modified,
+        )
+        self.rows.append(row)
+        if not bad:
+            self._fresh.append(row.id)
+
+    def form_blocks(self, size: int) -> None:
+        """Form new blocks of new images, like sizes together so that padding stays small."""
+        first = 1 + max((int(row.block[1:]) for row in self.rows if row.block), default=-1)
+        order = sorted(
+            self._fresh, key=lambda i: (self.rows[i].height, self.rows[i].width, self.rows[i].path)
+        )
+        for n, image in enumerate(order):
+            self.rows[image] = replace(self.rows[image], block=f"b{first + n // size:06d}")
+
+
+def changed_share(before: Mapping[str, str], after: Mapping[str, str]) -> float:
+    """Share of images whose entry differs between two records of a data set, in [0, 1]."""
+    names = before.keys() | after.keys()
+    return sum(before.get(name) != after.get(name) for name in names) / max(1, len(names))

@@ -1,0 +1,346 @@
+"""The user's folder as a list of images with labels: a folder per class, or a labels.csv."""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import os
+from collections import Counter
+from collections.abc import Collection, Container, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from storage.pixels import SUFFIXES, read_label_map
+
+LABELS = "labels.csv"
+"""A CSV of this name in the image folder is taken for its labels."""
+CLASSES = "classes.txt"
+"""A list of this name, in the image folder or beside it, gives the order of the classes: line k is class k."""
+IGNORED = frozenset({"thumbs.db", "desktop.ini", LABELS, CLASSES})
+"""Files that are no images and need no word, in lower case."""
+LISTED = 3
+"""Most names that one problem spells out."""
+UNMARKED = 255
+"""Code of a pixel of which the user has said nothing."""
+
+
+class SourceError(ValueError):
+    """The image folder, its labels or its annotations cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """One image file, as the user names it."""
+
+    path: str
+    """Relative to the image folder, posix."""
+    labels: tuple[str, ...]
+    """Names of its defect classes, sorted; empty for an image without a defect."""
+
+
+@dataclass
+class Scan:
+    """What a look at the names in an image folder gave; nothing was decoded."""
+
+    sources: list[Source] = field(default_factory=list)
+    """Every labelled image, in the order of paths."""
+    classes: list[str] = field(default_factory=list)
+    """Names of the defect classes; class k of a label map is the k-th, from 1."""
+    problems: list[str] = field(default_factory=list)
+    """What was passed over, and why, a sentence each."""
+
+
+def scan(folder: Path, labels: Path | None, normal: Collection[str]) -> Scan:
+    """List every image below `folder` with its labels, in the order of paths.
+
+    labels: a CSV `image,labels`, paths relative to it; None takes folder/labels.csv where there is one, else a
+    folder per class. normal: names that mean "no defect", in any case.
+    Classes are in the order of a classes.txt in the folder or beside it, else sorted.
+    Raises SourceError where the folder cannot be read, holds no image, or the CSV is wrong.
+    """
+    if not folder.is_dir():
+        raise SourceError(f"{folder} is no folder that can be read; mount it, or correct data.folder")
+    table = labels or (folder / LABELS if (folder / LABELS).is_file() else None)
+    quiet = {name.casefold() for name in normal}
+    found = _from_csv(folder, table, quiet) if table else _from_folders(folder, quiet)
+    if not found.sources:
+        wanted = "a folder per class with images in it, or a labels.csv `image,labels`"
+        passed = "".join(f"; {problem}" for problem in found.problems[:LISTED])
+        raise SourceError(
+            f"{folder} holds no labelled image ({', '.join(sorted(SUFFIXES))}); expected {wanted}{passed}"
+        )
+    found.sources.sort(key=lambda source: source.path)
+    found.classes = _ordered(folder, sorted({n for s in found.sources for n in s.labels}), quiet, found)
+    _note_alike(found)
+    return found
+
+
+def _ordered(folder: Path, names: list[str], normal: set[str], found: Scan) -> list[str]:
+    """Classes in the order of a classes.txt, which may name some that no image shows yet."""
+    for path in (folder / CLASSES, folder.resolve().parent / CLASSES):
+        if not path.is_file():
+            continue
+        text = path.read_text(encoding="utf-8-sig", errors="replace")
+        listed = [line.strip() for line in text.splitlines() if line.strip()]
+        quiet = [name for name in listed if name.casefold() in normal]
+        fault = (
+            _listed(missing, "is missing in it") if (missing := [n for n in names if n not in listed]) else ""
+        )
+        if quiet:
+            fault = f"{quiet[0]!r} means no defect, which is code 0 and needs no line"
+        elif len(set(listed)) < len(listed):
+            fault = "a name stands in it twice"
+        if not fault:
+            return listed
+        found.problems.append(f"{path} does not give the order of the classes, which is by name: {fault}")
+    return names
+
+
+def _listed(names: list[str], what: str) -> str:
+    """The first few of some names, and how many more there are."""
+    more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
+    return f"{', '.join(map(repr, names[:LISTED]))}{more} {what}"
+
+
+def _note_alike(found: Scan) -> None:
+    alike = Counter(name.casefold() for name in found.classes)
+    for name, count in alike.items():
+        if count > 1:
+            same = [item for item in found.classes if item.casefold() == name]
+            found.problems.append(
+                f"classes {', '.join(map(repr, same))} differ only by case; rename if they are one"
+            )
+
+
+def _walk(root: Path, found: Scan) -> Iterator[str]:
+    """Paths of image files below `root`, relative to it, posix; what is passed over is noted."""
+    skipped: Counter[str] = Counter()
+    folders, inside = [""], os.path.realpath(root)
+    while folders:
+        relative = folders.pop()
+        for entry in _entries(root, relative, found):
+            path = f"{relative}{entry.name}"
+            if entry.name.startswith(".") or entry.name.casefold() in IGNORED:
+                continue
+            if fault := _fault(entry, inside):
+                found.problems.append(f"{ascii(path)[1:-1] if 'UTF-8' in fault else path} {fault}")
+            elif entry.is_dir():
+                folders.append(f"{path}/")
+            elif (suffix := os.path.splitext(entry.name)[1]).casefold() in SUFFIXES:
+                yield path
+            else:
+                skipped[suffix or entry.name] += 1
+    for suffix, count in sorted(skipped.items()):
+        found.problems.append(
+            f"{count} file{'s' if count > 1 else ''} {suffix!r} in {root}: no image format that is read"
+        )
+
+
+def _entries(root: Path, relative: str, found: Scan) -> list[os.DirEntry[str]]:
+    try:
+        with os.scandir(root / relative) as entries:
+            return sorted(entries, key=lambda entry: entry.name)
+    except OSError as error:
+        found.problems.append(f"{root / relative} cannot be listed and was left out: {error.strerror}")
+        return []
+
+
+def _fault(entry: os.DirEntry[str], inside: str) -> str:
+    """Why something in a folder is passed over; empty where it is a plain file or folder."""
+    try:
+        entry.name.encode("utf-8")
+    except UnicodeEncodeError:
+        return "has a name that is not UTF-8 and was left out; rename it"
+    if entry.is_symlink():
+        if entry.is_dir():
+            return "is a link to a folder and was not followed; put the folder itself there"
+        if not os.path.realpath(entry.path).startswith(inside.rstrip(os.sep) + os.sep):
+            return "is a link out of the image folder and was refused; put the file itself there"
+        if not entry.is_file():
+            return "is a link to nothing and was left out"
+    return "" if entry.is_file() or entry.is_dir() else "is no plain file and was left out"
+
+
+def _from_folders(folder: Path, normal: set[str]) -> Scan:
+    found, loose = Scan(), list[str]()
+    for path in _walk(folder, found):
+        name, slash, _ = path.partition("/")
+        if not slash:
+            loose.append(path)
+        else:
+            found.sources.append(Source(path, () if name.casefold() in normal else (name,)))
+    if loose:
+        what = f"in no class folder of {folder}, left out: move to one, or write a {LABELS}"
+        found.problems.append(_listed(sorted(loose), what))
+    return found
+
+
+def _from_csv(folder: Path, table: Path, normal: set[str]) -> Scan:
+    found, seen, missing = Scan(), dict[str, tuple[int, tuple[str, ...]]](), list[str]()
+    there = set(_walk(folder, found))
+    below = _Below(folder, table, there)
+    for line, row in _table(table, ("image", "labels")):
+        where = f"{table.name}, line {line}: image {row['image']!r}"
+        path, labels = below.relative(row["image"], where), _labels(row["labels"], normal, where)
+        if seen.setdefault(path, (line, labels))[1] != labels:
+            raise SourceError(
+                f"{where} stands in line {seen[path][0]} with other labels; keep one of the two lines"
+            )
+        if seen[path][0] != line:
+            found.problems.append(f"{where} stands in line {seen[path][0]} already")
+        elif path in there or os.path.isfile(folder / path):
+            found.sources.append(Source(path, labels))
+        else:
+            missing.append(f"line {line}: {row['image']}")
+    if missing:
+        what = f"named in {table.name} but not there, left out: add the file or remove the line"
+        found.problems.append(_listed(missing, what))
+    if unlisted := sorted(there.difference(seen)):
+        found.problems.append(_listed(unlisted, f"not named in {table.name}, left out"))
+    return found
+
+
+def _labels(text: str, normal: set[str], where: str) -> tuple[str, ...]:
+    """Names of classes from a CSV field, sorted; empty for an image without a defect."""
+    names = {name.strip() for name in text.split(";")} - {""}
+    classes = sorted(name for name in names if name.casefold() not in normal)
+    if classes and len(classes) < len(names):
+        raise SourceError(f"{where} has labels {text!r}: a defect and none at once; remove one of them")
+    return tuple(classes)
+
+
+class _Below:
+    """Paths as a CSV gives them, relative to itself, as paths relative to the image folder."""
+
+    def __init__(self, folder: Path, table: Path, there: Container[str]) -> None:
+        """there: the image files that a look at the folder found; those need no second look."""
+        self.folder, self.root, self.there = folder, os.path.realpath(folder), there
+        self.start = os.path.realpath(table.parent)
+
+    def relative(self, image: str, where: str) -> str:
+        """The path, posix. Raises SourceError where it is no image's or leaves the folder, by links too."""
+        path = os.path.normpath(os.path.join(self.start, image.replace("\\", "/")))
+        inside = path[len(self.root) :].lstrip(os.sep)
+        if image and self._holds(path) and inside in self.there:
+            return inside
+        if not image or not (self._holds(path) and self._holds(os.path.realpath(path))):
+            raise SourceError(f"{where} is not below {self.folder}; remove the line or correct the path")
+        if os.path.splitext(path)[1].casefold() not in SUFFIXES:
+            raise SourceError(f"{where} is no image format that is read ({', '.join(sorted(SUFFIXES))})")
+        return inside
+
+    def _holds(self, path: str) -> bool:
+        return path.startswith(self.root.rstrip(os.sep) + os.sep)
+
+
+def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+    """Rows of a CSV with a header, by column, with their line numbers. Raises SourceError for other columns."""
+    try:
+        with path.open(newline="", encoding="utf-8-sig") as file:
+            reader = csv.reader(file, strict=True)
+            header = [name.strip().casefold() for name in next(reader, [])]
+            if sorted(header) != sorted(columns):
+                raise SourceError(
+                    f"{path.name}, line 1: columns {', '.join(map(repr, header)) or 'none'}; expected "
+                    f"{','.join(columns)}, separated by commas"
+                )
+            for row in reader:
+                if row and len(row) != len(header):
+                    raise SourceError(
+                        f"{path.name}, line {reader.line_num}: {len(row)} fields, expected {len(header)}: "
+                        f"{','.join(columns)} (several labels are separated by ';', a comma in a name needs quotes)"
+                    )
+                if row:
+                    yield reader.line_num, dict(zip(header, (cell.strip() for cell in row), strict=True))
+    except OSError as error:
+        raise SourceError(f"{path}: {error.strerror}") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise SourceError(f"{path} is not a CSV in UTF-8: {error}") from error
+
+
+class AnnotationIndex:
+    """What the user marked: index PNGs by the images' paths, or points in a CSV."""
+
+    def __init__(self, folder: Path, annotations: Path | None, points: Path | None) -> None:
+        """folder: the image folder; annotations: folder of index PNGs, named as the images but for the ending.
+
+        points: CSV `image,x,y,label`, its paths relative to the image folder. Raises SourceError where either
+        cannot be read.
+        """
+        self.folder, self.annotations = folder, annotations
+        if annotations is not None and not annotations.is_dir():
+            raise SourceError(f"data.annotations: {annotations} is no folder that can be read")
+        self.points: dict[str, list[tuple[int, str, str, str]]] = {}
+        for line, row in _table(points, ("image", "x", "y", "label")) if points else ():
+            mark = (line, row["x"], row["y"], row["label"])
+            self.points.setdefault(PurePosixPath(row["image"].replace("\\", "/")).as_posix(), []).append(mark)
+        self.name = points.name if points else ""
+
+    def stray(self, images: Collection[str]) -> list[str]:
+        """Marks that belong to no image, a sentence each. images: paths relative to the image folder."""
+        known = set(images)
+        names = [f"line {marks[0][0]}: {image}" for image, marks in self.points.items() if image not in known]
+        found = (
+            [_listed(names, f"in {self.name}, but no image of {self.folder} has that path")] if names else []
+        )
+        if self.annotations is not None:
+            wanted = {PurePosixPath(image).with_suffix(".png").as_posix() for image in images}
+            there = sorted(
+                path.relative_to(self.annotations).as_posix() for path in self.annotations.rglob("*.png")
+            )
+            if lone := [name for name in there if name not in wanted]:
+                found.append(
+                    _listed(lone, f"in {self.annotations}, but no image of {self.folder} has that path")
+                )
+        return found
+
+    def digest(self, image: str) -> str:
+        """Sha256 of what is marked in an image; empty where nothing is."""
+        parts = []
+        png = self._png(image)
+        if png is not None:
+            parts.append(png.read_bytes())
+        if image in self.points:
+            parts.append(repr([mark[1:] for mark in self.points[image]]).encode())
+        return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else ""
+
+    def _png(self, image: str) -> Path | None:
+        path = None if self.annotations is None else (self.annotations / image).with_suffix(".png")
+        return path if path is not None and path.is_file() else None
+
+    def label_map(self, image: str, shape: tuple[int, int], classes: Collection[str]) -> np.ndarray:
+        """(y, x) uint8 of the given height and width: k a class, 0 background, 255 unmarked.
+
+        Points are single pixels in the frame of the image after EXIF rotation. Raises SourceError where a mark
+        does not fit the image or names no class.
+        """
+        png = self._png(image)
+        marks = np.full(shape, UNMARKED, np.uint8) if png is None else read_label_map(png)
+        if marks.shape != shape:
+            raise SourceError(
+                f"{png}: {marks.shape[1]} × {marks.shape[0]} pixels, its image {shape[1]} × {shape[0]}"
+            )
+        known = {*range(len(classes) + 1), UNMARKED}
+        strange = sorted(set(np.unique(marks).tolist()) - known)
+        if strange:
+            raise SourceError(f"{png}: value {strange[0]}; expected 0 to {len(classes)}, or 255 for unmarked")
+        for mark in self.points.get(image, []):
+            self._paint(marks, mark, image, list(classes))
+        return marks
+
+    def _paint(
+        self, marks: np.ndarray, mark: tuple[int, str, str, str], image: str, classes: list[str]
+    ) -> None:
+        line, x, y, label = mark
+        where = f"{self.name}, line {line}: {image}"
+        try:
+            column, row = round(float(x)), round(float(y))
+        except (ValueError, OverflowError) as error:
+            raise SourceError(f"{where}: x = {x!r}, y = {y!r}; expected pixels") from error
+        if not (0 <= row < marks.shape[0] and 0 <= column < marks.shape[1]):
+            raise SourceError(f"{where}: ({x}, {y}) lies outside {marks.shape[1]} × {marks.shape[0]} pixels")
+        if label != "background" and label not in classes:
+            raise SourceError(f"{where}: label {label!r}; expected background, {', '.join(classes)}")
+        marks[row, column] = 0 if label == "background" else classes.index(label) + 1

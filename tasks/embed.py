@@ -1,0 +1,75 @@
+"""Stage embed: SAM's image encoder over all views, the costliest step of the pipeline."""
+
+from __future__ import annotations
+
+import hashlib
+
+import numpy as np
+from segment_anything.modeling import Sam
+
+from models.sam import encode
+from storage.arrays import ArraySpec
+from tasks.stage import Arrays, Stage
+
+
+def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: Sam, precision: str) -> Arrays:
+    """Encode every view; equal pixels are encoded once.
+
+    augmented: (image, view, ty, tx, channel=3) uint8 RGB; input_size: (image, view, extent=2) uint16.
+    batch: most views a call. Batches do not cross images, so that an embedding depends on its image alone.
+    model: SAM in evaluation mode; precision: float32 or bfloat16.
+    Returns arrays as declared in STAGE. Raises ValueError for a wrong shape, or values beyond float16.
+    """
+    known: dict[bytes, np.ndarray] = {}
+    embeddings = []
+    for n, (views, sizes) in enumerate(zip(augmented, input_size, strict=True)):
+        key = hashlib.sha256(views.tobytes() + sizes.tobytes()).digest()
+        if key not in known:
+            known[key] = _to_half(encode_views(model, views, sizes, batch, precision), n)
+        embeddings.append(known[key])
+    return {"embedding": np.stack(embeddings)}  # (image, view, d, h, w)
+
+
+def encode_views(model: Sam, views: np.ndarray, sizes: np.ndarray, batch: int, precision: str) -> np.ndarray:
+    """Embeddings of one image's views.
+
+    views: (view, t, t, channel=3) uint8; sizes: (view, extent=2). Returns (view, d, h, w) float32.
+    """
+    keys = [view.tobytes() + size.tobytes() for view, size in zip(views, sizes, strict=True)]
+    first = {key: keys.index(key) for key in keys}  # in order of appearance
+    chosen = list(first.values())
+    parts = [
+        encode(model, views[chosen[i : i + batch]], sizes[chosen[i : i + batch]], precision)
+        for i in range(0, len(chosen), batch)
+    ]
+    place = {key: i for i, key in enumerate(first)}
+    return np.concatenate(parts)[[place[key] for key in keys]]
+
+
+def _to_half(embedding: np.ndarray, n: int) -> np.ndarray:
+    if not (np.abs(embedding) <= np.finfo(np.float16).max).all():
+        raise ValueError(
+            f"image {n} of the block: SAM's embedding holds values that are not finite or beyond float16;"
+            " use precision float32, or a sound checkpoint"
+        )
+    return embedding.astype(np.float16)
+
+
+STAGE = Stage(
+    name="embed",
+    version=1,
+    function=embed,
+    reads=("augmented", "input_size"),
+    writes=(
+        ArraySpec(
+            name="embedding",
+            dims=("image", "view", "d", "h", "w"),
+            dtype="float16",
+            kind="embedding",
+            description="SAM's image embedding of each view",
+        ),
+    ),
+    config=("embed",),
+    model="sam",
+    summary="SAM's encoder, once per view; labels and prompts do not touch it",
+)

@@ -1,0 +1,47 @@
+"""The declaration of a stage, from which task, fingerprint, status and documentation derive."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from storage.arrays import ArraySpec
+
+Arrays = dict[str, np.ndarray]
+ModelKind = Literal["sam", "vit", "fusion"]
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the pipeline: a pure function over a block, and what it depends on.
+
+    name: also the name of its module in `tasks` and of its folder in the store.
+    version: raised whenever the function's result changes; part of the fingerprint.
+    function: called with every array in `reads` by name, the keys of the config sections in
+        `config`, and, where `model` is set, `model` and `precision`; returns the arrays in `writes`.
+    reads: names of arrays that other stages write (an optional one ends in `?`: None where absent).
+    writes: the arrays that it makes.
+    config: sections of the configuration that are passed on and fingerprinted.
+    model: the network that it needs, loaded once a worker by the flow.
+    facts: keywords that follow from other parts of the config (`input_side`, the side in pixels of
+        SAM's input), passed on and fingerprinted.
+    summary: one line for people.
+    """
+
+    name: str
+    version: int
+    function: Callable[..., Any]
+    reads: tuple[str, ...]
+    writes: tuple[ArraySpec, ...]
+    summary: str
+    config: tuple[str, ...] = ()
+    model: ModelKind | None = None
+    facts: tuple[str, ...] = ()
+
+    @property
+    def inputs(self) -> tuple[str, ...]:
+        """Names of the arrays that it reads, without the mark of the optional ones."""
+        return tuple(name.removesuffix("?") for name in self.reads)

@@ -1,0 +1,112 @@
+import hashlib
+
+import numpy as np
+import pytest
+
+from models.agreement import UNKNOWN
+from models.fusion import turned_back
+from models.fusion_patches import batch, cut, digest_of_patches, rob
+
+RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
+NOTHING = {"drop_cam": 0.0, "drop_sam": 0.0, "drop_all": 0.0}
+
+
+def record(height=50, width=70, classes=(2,), seed=0):
+    rng = np.random.default_rng(seed)
+    p = np.zeros((height, width), np.uint8)
+    p[20:30, 20:34] = classes[0]
+    mean = np.stack([(p == k) * 1.0 for k in classes]).astype(np.float32)
+    return {
+        "image": rng.integers(0, 256, (height, width, 3), np.uint8),
+        "slot_class": np.array(classes, np.uint8),
+        "cam": mean.astype(np.float16),
+        "mean": mean,
+        "entropy": np.zeros_like(mean),
+        "p1": p,
+        "p2": p,
+        "weight": np.ones((height, width), np.float16),
+        "reliability": np.zeros(2, np.float32),
+        "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
+    }
+
+
+def test_a_patch_is_a_window_of_the_image_and_of_all_that_is_known_of_it():
+    given = record()
+    for patch in cut(given, 32, 6, 0, **RULES):
+        window = np.lib.stride_tricks.sliding_window_view(given["image"], (32, 32), (0, 1))
+        y, x = np.argwhere((window == patch.image.transpose(2, 0, 1)).all((2, 3, 4)))[0]
+        np.testing.assert_array_equal(patch.slot, given["p1"][y : y + 32, x : x + 32] // 2)
+        np.testing.assert_array_equal(patch.evidence[0, 1], given["mean"][0, y : y + 32, x : x + 32] * 255)
+        assert patch.inside.all()
+
+
+def test_beyond_a_small_image_lies_its_mirror_and_no_target():
+    patch = cut(record(40, 36), 64, 1, 0, **RULES)[0]
+    assert patch.image.shape == (64, 64, 3)
+    np.testing.assert_array_equal(patch.image[40], patch.image[38])
+    assert not patch.inside[40:].any()
+    assert not patch.inside[:, 36:].any()
+    assert (patch.weight[40:] == 0).all()
+    assert (patch.slot[:, 36:] == UNKNOWN).all()
+
+
+def test_patches_depend_on_the_image_and_the_seed_alone():
+    first, again, other = (digest_of_patches(cut(record(), 32, 4, seed, **RULES)) for seed in (0, 0, 1))
+    assert first == again
+    assert first != other
+
+
+def test_half_of_the_patches_hold_something():
+    given = record(200, 200)
+    held = [(p.slot == 1).any() for p in cut(given, 32, 40, 0, **RULES)]
+    assert 15 <= sum(held) <= 35
+
+
+def test_no_defect_becomes_an_empty_slot_of_background():
+    patch = cut(record(classes=(0,)), 32, 1, 0, **RULES)[0]
+    assert patch.evidence.shape == (1, 3, 32, 32)
+    assert not patch.evidence.any()
+    assert (patch.slot == 0).all()
+
+
+def test_each_sample_has_one_fate_in_the_asked_shares():
+    rng, evidence = np.random.default_rng(0), np.full((3, 1, 1), 255, np.uint8)
+    drawn = [
+        tuple((rob(rng, evidence, drop_cam=0.35, drop_sam=0.35, drop_all=0.15)[:, 0, 0] > 0).tolist())
+        for _ in range(4000)
+    ]
+    expected = {
+        (False, True, True): 0.35,
+        (True, False, False): 0.35,
+        (False, False, False): 0.15,
+        (True, True, True): 0.15,
+    }
+    assert set(drawn) == set(expected)
+    for fate, share in expected.items():
+        assert drawn.count(fate) / 4000 == pytest.approx(share, abs=0.03)
+    assert (evidence == 255).all()
+
+
+def test_a_batch_shows_each_patch_twice_turned_with_its_target():
+    patches = cut(record(classes=(2, 5)), 32, 3, 0, **RULES)
+    drawn = batch(patches, np.random.default_rng(0), **NOTHING)
+    assert drawn.x.shape == (12, 6, 32, 32)
+    assert drawn.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
+    assert drawn.place.tolist() == [1, 2] * 6
+    assert len(set(drawn.turn)) > 1
+    for view, turn in enumerate(drawn.turn):
+        patch = patches[view // 2]
+        np.testing.assert_array_equal(turned_back(drawn.slot[view], turn), patch.slot)
+        mean = turned_back(drawn.x[2 * view, 4], turn) + 0.5
+        np.testing.assert_allclose(mean, patch.evidence[0, 1] / 255, atol=1e-6)
+
+
+def test_only_undecided_pixels_inside_the_image_are_free():
+    given = record(40, 40)
+    given["p1"] = given["p1"].copy()
+    given["p1"][:, :10] = 2  # against P2
+    drawn = batch(cut(given, 64, 1, 0, **RULES), np.random.default_rng(0), **NOTHING)
+    for view, turn in enumerate(drawn.turn):
+        free = turned_back(drawn.free[view], turn)
+        assert free[:40, :10].all()
+        assert free.sum() == 400

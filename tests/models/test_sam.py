@@ -1,0 +1,128 @@
+"""Building and running any Sam."""
+
+from functools import partial
+
+import numpy as np
+import pytest
+import torch
+from segment_anything import SamPredictor, sam_model_registry
+from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
+
+from models.checkpoints import digest, load_checkpoint, save_checkpoint
+from models.sam import TINY_WEIGHTS, build_sam, encode, sam_checkpoint, sam_digest
+
+
+def small_vit(checkpoint=None):
+    """The official architecture, reduced: two blocks, one with windows and one global, at 64 pixels."""
+    return Sam(
+        ImageEncoderViT(
+            img_size=64, patch_size=16, embed_dim=32, depth=2, num_heads=2, out_chans=16, window_size=3,
+            global_attn_indexes=(1,), use_rel_pos=True, norm_layer=partial(torch.nn.LayerNorm, eps=1e-6),
+        ),
+        PromptEncoder(embed_dim=16, image_embedding_size=(4, 4), input_image_size=(64, 64), mask_in_chans=4),
+        MaskDecoder(transformer_dim=16, transformer=TwoWayTransformer(1, 16, 2, 32), iou_head_hidden_dim=16),
+        pixel_mean=[123.675, 116.28, 103.53],
+        pixel_std=[58.395, 57.12, 57.375],
+    )  # fmt: skip
+
+
+@pytest.fixture
+def official(tmp_path, monkeypatch):
+    """A file in the official format, and the Sam whose weights it holds."""
+    monkeypatch.setitem(sam_model_registry, "vit_b", small_vit)
+    torch.manual_seed(0)
+    sam = small_vit().eval()
+    path = tmp_path / "sam.pth"
+    torch.save(sam.state_dict(), path)
+    return path, sam
+
+
+def padded(image, side):
+    frame = np.full((side, side, 3), 77, np.uint8)  # what stands in the padding must not matter
+    frame[: image.shape[0], : image.shape[1]] = image
+    return frame[None], np.array([image.shape[:2]])
+
+
+@pytest.mark.parametrize("size", [(128, 128), (128, 75), (40, 128)])
+def test_encode_equals_the_official_predictor(size):
+    sam = build_sam("tiny")
+    image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
+    predictor = SamPredictor(sam)
+    predictor.set_image(image)
+    embedding = encode(sam, *padded(image, 128), "float32")
+    assert embedding.dtype == np.float32
+    np.testing.assert_array_equal(embedding, predictor.get_image_embedding().numpy())
+
+
+def test_an_official_checkpoint_gives_the_official_model(official):
+    path, reference = official
+    sam = build_sam("vit_b", path)
+    image = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
+    predictor = SamPredictor(reference)
+    predictor.set_image(image)
+    np.testing.assert_array_equal(
+        encode(sam, *padded(image, 64), "float32"), predictor.get_image_embedding().numpy()
+    )
+    for ours, theirs in zip(sam.buffers(), reference.buffers(), strict=True):
+        assert torch.equal(ours, theirs)
+    assert not sam.training
+
+
+def test_bfloat16_is_near_float32():
+    sam = build_sam("tiny")
+    image = np.random.default_rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
+    exact, reduced = (encode(sam, *padded(image, 128), p) for p in ("float32", "bfloat16"))
+    assert reduced.dtype == np.float32
+    assert not np.array_equal(exact, reduced)
+    assert np.linalg.norm(exact - reduced) < 0.05 * np.linalg.norm(exact)
+
+
+def test_a_checkpoint_of_another_model_is_refused(official):
+    path, _ = official
+    with pytest.raises(ValueError, match=r"not part of it|is missing"):
+        build_sam("vit_b", _saved_without_one_tensor(path))
+    with pytest.raises(ValueError, match=r"tiny_sam.safetensors, as a vit_b SAM: .* give this model's own"):
+        build_sam("vit_b", TINY_WEIGHTS)
+
+
+def _saved_without_one_tensor(path):
+    weights = torch.load(path, weights_only=True)
+    weights.pop("mask_decoder.iou_token.weight")
+    other = path.with_name("other.pth")
+    torch.save(weights, other)
+    return other
+
+
+def test_a_tensor_of_another_shape_is_refused_by_name(tmp_path):
+    weights, _ = load_checkpoint(TINY_WEIGHTS)
+    weights["mask_decoder.iou_token.weight"] = torch.zeros(1, 7)
+    path = tmp_path / "wrong.safetensors"
+    save_checkpoint(path, weights, {})
+    with pytest.raises(ValueError, match=r"mask_decoder.iou_token.weight is \(1, 7\), expected \(1, 128\)"):
+        build_sam("tiny", path)
+
+
+def test_digests_are_those_of_the_files(official):
+    path, _ = official
+    assert sam_digest("vit_b", path) == digest(path)
+    assert sam_digest("tiny") == digest(sam_checkpoint("tiny")) == digest(TINY_WEIGHTS)
+
+
+def test_an_unknown_name_is_refused():
+    with pytest.raises(ValueError, match="'vit_x' is not known; choose one of tiny, vit_b"):
+        build_sam("vit_x")
+
+
+@pytest.mark.parametrize(
+    ("shape", "sizes", "precision", "named"),
+    [
+        ((1, 64, 64, 3), [[64, 64]], "float32", r"\(1, 64, 64, 3\)"),
+        ((1, 128, 128, 3), [[129, 5]], "float32", "129"),
+        ((2, 128, 128, 3), [[5, 5]], "float32", r"\(2, 2\)"),
+        ((1, 128, 128, 3), [[5, 5]], "float16", "float16"),
+    ],
+)
+def test_encode_names_what_is_wrong(shape, sizes, precision, named):
+    sam = build_sam("tiny")
+    with pytest.raises(ValueError, match=named):
+        encode(sam, np.zeros(shape, np.uint8), np.array(sizes), precision)

@@ -1,0 +1,238 @@
+import hashlib
+import json
+
+import numpy as np
+import pytest
+import torch
+
+from models.checkpoints import load_checkpoint
+from models.fusion import FOLDS, fold_of, load_fusion, probabilities
+from models.fusion_patches import Batch
+from models.train_fusion import (
+    Fold,
+    FusionRecipe,
+    agreement_loss,
+    class_probabilities,
+    collect,
+    consistency_loss,
+    foreground_share,
+    others,
+    schedule,
+    steps_of,
+    train_fusion,
+)
+
+QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def surface(seed, side=48):
+    """A dark disc on a bright, noisy ground; a broad CAM upon it; SAM's votes find it, but for the missed."""
+    rng = np.random.default_rng(seed)
+    y, x = np.indices((side, side))
+    cy, cx, radius = rng.integers(14, side - 14), rng.integers(14, side - 14), rng.integers(5, 9)
+    distance = np.hypot(y - cy, x - cx)
+    disc = distance < radius
+    image = np.clip(170 - 90 * disc + rng.normal(0, 8, disc.shape), 0, 255).astype(np.uint8)
+    cam = np.clip(1.4 - distance / radius / 1.4, 0, 1).astype(np.float16)
+    mean = (disc & (distance < radius - 1)).astype(np.float32)
+    p1 = np.where(cam >= 0.7, 1, np.where(cam <= 0.25, 0, 255)).astype(np.uint8)
+    return {
+        "image": np.repeat(image[..., None], 3, 2),
+        "slot_class": np.ones(1, np.uint8),
+        "cam": cam[None],
+        "mean": mean[None],
+        "entropy": np.zeros((1, side, side), np.float32),
+        "p1": p1,
+        "p2": mean.astype(np.uint8),
+        "weight": np.ones((side, side), np.float16),
+        "reliability": np.zeros(2, np.float32),
+        "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
+    }, disc
+
+
+RECORDS = [surface(seed)[0] for seed in range(6)]
+
+
+def log_p(values):
+    """(view, 1 + slot, y, x) log-probabilities from foreground's probability (view, y, x)."""
+    p = torch.tensor(values, dtype=torch.float32)
+    return torch.stack([1 - p, p], 1).log()
+
+
+def test_the_softmax_is_over_background_and_the_views_own_slots():
+    step = Batch(None, np.array([0, 0, 1]), np.array([1, 2, 1]), None, None, None, (0, 0))
+    p = class_probabilities(torch.zeros(3, 2, 2), step).exp()
+    torch.testing.assert_close(p[0], torch.full((3, 2, 2), 1 / 3))
+    torch.testing.assert_close(p[1, :2], torch.full((2, 2, 2), 1 / 2))
+    assert p[1, 2].max() < 1e-12
+
+
+def test_the_loss_falls_towards_the_target_and_heeds_weight():
+    slot, weight = torch.tensor([[[0, 1, 255]]]), torch.ones(1, 1, 3)
+    right, wrong = (
+        agreement_loss(log_p([[[a, b, 0.5]]]), slot, weight, 0.5) for a, b in ((0.1, 0.9), (0.9, 0.1))
+    )
+    assert right < wrong
+    undecided = [agreement_loss(log_p([[[0.1, 0.9, c]]]), slot, weight, 0.5) for c in (0.01, 0.99)]
+    assert undecided[0] == undecided[1]
+    assert agreement_loss(log_p([[[0.9, 0.1, 0.5]]]), slot, 0 * weight, 0.5) == 0
+
+
+def test_foreground_counts_as_asked_whatever_its_size():
+    slot = torch.zeros(1, 10, 10, dtype=torch.long)
+    slot[0, 0, 0] = 1
+    missed = log_p(np.full((1, 10, 10), 0.2))
+    expected = 0.5 * -np.log(0.2) + 0.5 * -np.log(0.8)
+    assert agreement_loss(missed, slot, torch.ones(1, 10, 10), 0.5).item() == pytest.approx(
+        expected, rel=1e-5
+    )
+
+
+def test_two_views_of_one_thing_are_consistent_once_turned_upright():
+    upright = np.random.default_rng(0).uniform(0.1, 0.9, (6, 6))
+    turns = (0, 3)
+    seen = np.stack([upright, np.rot90(upright[:, ::-1], 2)])
+    everywhere = torch.ones(2, 6, 6, dtype=torch.bool)
+    assert consistency_loss(log_p(seen), everywhere, turns).item() == pytest.approx(0, abs=1e-10)
+    assert consistency_loss(log_p(seen), everywhere, (0, 0)) > 0.001
+    assert consistency_loss(log_p(seen), ~everywhere, (0, 0)) == 0
+
+
+def test_balance_runs_from_the_natural_share_to_a_half():
+    patches = collect(RECORDS, QUICK)
+    natural, between, even = (foreground_share(patches, balance) for balance in (0.0, 0.5, 1.0))
+    assert natural < between < even == 0.5
+
+
+def test_steps_stay_within_bounds_and_the_rate_ends_at_nothing():
+    recipe = FusionRecipe(epochs=1, batch=8, min_steps=10, max_steps=50)
+    assert [steps_of(n, recipe) for n in (1, 100, 1000)] == [10, 25, 50]
+    rates = [schedule(step, 100) for step in range(100)]
+    assert max(rates) == 1
+    assert rates[0] < 0.5
+    assert rates[-1] < 0.01
+
+
+def test_no_network_learns_from_the_images_that_it_fuses():
+    patches = collect(RECORDS, QUICK)
+    for fold in range(FOLDS):
+        assert {patch.fold for patch in others(patches, fold)} == {1 - fold}
+    alone = [patch for patch in patches if patch.fold == 0]
+    assert others(alone, 0) == alone
+
+
+def test_a_fold_is_untouched_by_its_own_images(tmp_path):
+    """Changing an image changes the network that does not fuse it, and only that one."""
+    changed = [dict(record) for record in RECORDS]
+    changed[0]["image"] = 255 - changed[0]["image"]
+    fold = fold_of(changed[0]["sha256"])
+    before, after = (_trained(records, tmp_path / name) for records, name in ((RECORDS, "a"), (changed, "b")))
+    same = [name for name in before if torch.equal(before[name], after[name])]
+    assert [name for name in before if name.startswith(f"nets.{fold}.")] == [
+        name for name in same if name.startswith(f"nets.{fold}.")
+    ]
+    assert not [name for name in same if name.startswith(f"nets.{1 - fold}.stem")]
+
+
+def _trained(records, folder, recipe=QUICK):
+    train_fusion(records, recipe, out=folder / "out.safetensors", state=folder / "state", save_every=2)
+    return load_checkpoint(folder / "out.safetensors")[0]
+
+
+class KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("moment", [1, 3, 6])
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
+    def kill(done, total, loss):
+        if done == moment:
+            raise KilledError
+
+    digests = []
+    for name in ("whole", "killed"):
+        where = {"out": tmp_path / name / "out.safetensors", "state": tmp_path / name}
+        if name == "killed":
+            with pytest.raises(KilledError):
+                train_fusion(RECORDS, QUICK, **where, save_every=2, report=kill)
+        digests.append(train_fusion(RECORDS, QUICK, **where, save_every=2))
+    assert digests[0] == digests[1]
+    logs = [(tmp_path / name / "fusion.jsonl").read_text() for name in ("whole", "killed")]
+    assert logs[0] == logs[1]
+
+
+def test_a_state_of_other_data_is_not_taken_up(tmp_path):
+    fresh = _trained(RECORDS[:4], tmp_path / "fresh")
+    _trained(RECORDS, tmp_path / "used")
+    again = _trained(RECORDS[:4], tmp_path / "used")
+    assert all(torch.equal(fresh[name], again[name]) for name in fresh)
+
+
+def test_records_are_read_once_and_in_order(tmp_path):
+    class Watched:
+        seen: list[int] = []  # noqa: RUF012
+
+        def __len__(self):
+            return len(RECORDS)
+
+        def __getitem__(self, n):
+            self.seen.append(n)
+            return RECORDS[n]
+
+    _trained(Watched(), tmp_path)
+    assert Watched.seen == list(range(len(RECORDS)))
+
+
+def test_a_large_set_keeps_to_its_memory():
+    recipe = FusionRecipe(crop=32, crops=4, memory_mb=1, batch=4)
+    patches = collect(RECORDS * 40, recipe)
+    assert 0 < len(patches) <= 1e6 / (32**2 * 12)
+
+
+def test_nothing_to_learn_from_is_an_error(tmp_path):
+    with pytest.raises(ValueError, match="no images to learn from"):
+        train_fusion([], QUICK, out=tmp_path / "o", state=tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "said"),
+    [({"drop_all": 0.6}, "expected at most 1"), ({"batch": 3}, "even"), ({"crop": 30}, "of 8")],
+)
+def test_recipes_that_cannot_work_are_refused(wrong, said):
+    with pytest.raises(ValueError, match=said):
+        FusionRecipe(**wrong)
+
+
+def test_it_learns_to_look_at_the_image(tmp_path):
+    """Evidence taken away, it still finds the disc: what makes up for a piece that SAM missed."""
+    data = [surface(seed) for seed in range(24)]
+    recipe = FusionRecipe(min_steps=90, max_steps=90, batch=8, crop=48, crops=1)
+    train_fusion([r for r, _ in data], recipe, out=tmp_path / "f.safetensors", state=tmp_path)
+    log = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
+    assert log[-1]["agreement"] < log[0]["agreement"] / 2
+    model = load_fusion(tmp_path / "f.safetensors")
+    found, shuffled = [], []
+    for n, (record, disc) in enumerate(data):
+        evidence = np.stack([record["cam"], 0 * record["mean"], record["entropy"]], 1)
+        fold = fold_of(record["sha256"])
+        for image, scores in ((record["image"], found), (data[n - 1][0]["image"], shuffled)):
+            p = probabilities(model, image, evidence, fold)[1] > 0.5
+            scores.append((p & disc).sum() / (p | disc).sum())
+    assert np.mean(found) > 0.7
+    assert np.mean(found) > np.mean(shuffled) + 0.1
+
+
+def test_the_state_goes_round():
+    patches = collect(RECORDS, QUICK)
+    first, second = (Fold(patches, QUICK, 0, torch.device("cpu")) for _ in range(2))
+    first.advance("float32")
+    second.restore(first.state())
+    assert first.advance("float32") == second.advance("float32")

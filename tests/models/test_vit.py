@@ -1,0 +1,206 @@
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from models.cams import activate, fitted, letterbox, smoothed_maximum
+from models.start import Start, load_start, objectness, standardise
+from models.surfaces import generate
+from models.vit import ClassTokenViT, build_vit, load_vit, multi_label_loss, save_vit
+
+
+@pytest.fixture(scope="module")
+def model() -> ClassTokenViT:
+    return build_vit("tiny", 3, side=64, objectness=True).eval()
+
+
+@pytest.fixture(scope="module")
+def start() -> Start:
+    return load_start()
+
+
+def noise(*shape: int, seed: int = 0) -> torch.Tensor:
+    return torch.randn(*shape, generator=torch.Generator().manual_seed(seed))
+
+
+def test_class_tokens_begin_distinct(model):
+    tokens = (model.class_token + model.class_position)[0].detach()
+    distances = torch.cdist(tokens, tokens) + 1e9 * torch.eye(3)
+    assert distances.min() > 1e-3
+
+
+def test_tokens_of_padding_are_masked_out_of_attention(model):
+    image, valid = noise(1, 3, 64, 128), torch.ones(1, 64, 128, dtype=torch.bool)
+    valid[:, :, 64:] = False
+    far = image.clone()
+    far[:, :, :, 112:] += 5  # beyond the reach of the stem's convolutions, so attention alone could bring it
+    with torch.no_grad():
+        masked, changed, free, freed = model(image, valid), model(far, valid), model(image), model(far)
+    for name in ("token", "patch", "auxiliary"):
+        torch.testing.assert_close(getattr(masked, name), getattr(changed, name))
+    assert not masked.valid[:, :, 8:].any()
+    assert (free.token - freed.token).abs().max() > 1e-3
+
+
+def test_class_tokens_attend_where_the_start_sees_something(model):
+    bias = model._attention_bias(
+        torch.ones(1, 4, dtype=torch.bool), torch.tensor([[[0.0, 1.0], [0.0, 0.0]]]), 7
+    )
+    assert bias is not None
+    to_patches = bias[0, 0, :3, 3:].exp()
+    assert (to_patches[:, 1] > 50 * to_patches[:, 0]).all()
+    assert (bias[0, 0, 3:] == 0).all()  # patches attend to each other freely
+
+
+def test_evidence_counts_where_objectness_lies(model):
+    image = noise(1, 3, 64, 64)
+    left = torch.zeros(1, 64, 64)
+    left[:, :, :16] = 1
+    with torch.no_grad():
+        one = model(image, None, left)
+    inside, outside = one.patch_map[..., :2].mean((2, 3)), one.patch_map[..., 2:].mean((2, 3))
+    assert ((one.patch - inside).abs() < 0.2 * (one.patch - outside).abs() + 0.05).all()
+
+
+def test_position_embeddings_are_interpolated_to_any_size(model):
+    for height, width in ((32, 96), (64, 64), (104, 40)):
+        evidence = model(noise(1, 3, height, width))
+        assert evidence.patch_map.shape == (1, 3, height // 8, width // 8)
+
+
+def test_the_loss_falls_when_the_present_class_is_found(model):
+    evidence = model(noise(2, 3, 64, 64))
+    label = torch.tensor([[1.0, 0, 0], [0, 0, 0]])
+    better = replace(evidence, token=evidence.token + 3 * (2 * label - 1))
+    assert multi_label_loss(better, label) < multi_label_loss(evidence, label)
+
+
+def test_a_checkpoint_brings_back_the_same_network(model, tmp_path: Path):
+    model.tau.copy_(torch.tensor([0.1, 0.2, 0.3]))
+    digest = save_vit(tmp_path / "vit.safetensors", model, {"note": "kept"})
+    assert {save_vit(tmp_path / "same.safetensors", model, {"note": "kept"}) for _ in range(5)} == {digest}
+    again = load_vit(tmp_path / "vit.safetensors")
+    assert len(digest) == 64
+    assert (again.side, again.classes, again.name) == (64, 3, "tiny")
+    image = generate(3, 60).image
+    one, two = (activate(m, image, scales=(1.0,), flip=False) for m in (model, again))
+    assert np.array_equal(one.cam, two.cam)
+    assert np.array_equal(one.score, two.score)
+    assert torch.equal(again.tau, model.tau)
+
+
+def test_a_file_that_is_no_such_checkpoint_is_refused(tmp_path: Path):
+    from models.checkpoints import save_checkpoint
+
+    save_checkpoint(tmp_path / "other.safetensors", {"a": torch.zeros(1)}, {})
+    with pytest.raises(ValueError, match="no checkpoint of the CAM branch"):
+        load_vit(tmp_path / "other.safetensors")
+
+
+def test_any_timm_vit_serves_as_backbone():
+    vit = build_vit("vit_tiny_patch16_224", 2, side=64, objectness=False).eval()
+    evidence = vit(noise(1, 3, 64, 48))
+    assert evidence.patch_map.shape == (1, 2, 4, 3)
+    assert evidence.class_token.shape == (1, 2, 192)
+
+
+def test_weights_of_a_timm_vit_are_read_from_a_local_file(tmp_path: Path):
+    import timm
+
+    trained = timm.create_model("vit_tiny_patch16_224", num_classes=5)
+    torch.save(trained.state_dict(), tmp_path / "trained.pth")
+    vit = build_vit(
+        "vit_tiny_patch16_224", 2, side=64, objectness=False, pretrained=str(tmp_path / "trained.pth")
+    )
+    assert torch.equal(vit.backbone.blocks[3].mlp.fc1.weight, trained.blocks[3].mlp.fc1.weight)
+    torch.save({"a": torch.zeros(1)}, tmp_path / "wrong.pth")
+    with pytest.raises(ValueError, match="no weights of this backbone"):
+        build_vit(
+            "vit_tiny_patch16_224", 2, side=64, objectness=False, pretrained=str(tmp_path / "wrong.pth")
+        )
+
+
+def test_a_side_that_is_no_multiple_of_the_patch_is_refused():
+    with pytest.raises(ValueError, match="side is 100; tiny needs a multiple of its patch, 8"):
+        build_vit("tiny", 2, side=100, objectness=True)
+
+
+def test_the_start_is_frozen_and_stays_in_eval(model):
+    model.train()
+    assert not model.start.training
+    assert not any(p.requires_grad for p in model.start.parameters())
+    assert not any(m.training for m in model.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    model.eval()
+
+
+def test_standardise_takes_exposure_and_contrast_out():
+    image = torch.rand(1, 3, 40, 40, generator=torch.Generator().manual_seed(0)) * 0.5
+    other = image * 0.7 + 0.2
+    plain, changed = standardise(image), standardise(other)
+    torch.testing.assert_close(plain.mean((0, 2, 3)), torch.zeros(3), atol=1e-5, rtol=0)
+    assert (plain - changed).abs().max() < 0.15
+    valid = torch.ones(1, 40, 40, dtype=torch.bool)
+    valid[:, 20:] = False
+    padded = image.clone()
+    padded[:, :, 20:] = 0.9
+    assert torch.allclose(standardise(padded, valid)[:, :, :20], standardise(image[:, :, :20]), atol=1e-5)
+
+
+def test_the_start_sees_defects_of_images_that_it_never_saw(start):
+    inside, outside = [], []
+    for seed in range(2_000_000_000, 2_000_000_012):
+        surface = generate(seed, 128, kind="blob", defects=3)
+        found, truth = objectness(start, surface.image), surface.instances.any(0)
+        inside.append(found[truth].mean())
+        outside.append(found[~truth].mean())
+    assert np.mean(inside) > 0.5
+    assert np.mean(outside) < 0.1
+
+
+def test_objectness_is_mirrored_with_the_image(start):
+    image = generate(11, 96).image
+    found, mirrored = objectness(start, image), objectness(start, image[:, ::-1])
+    assert found.shape == (96, 96)
+    assert np.abs(found - mirrored[:, ::-1]).max() < 1e-4
+
+
+@pytest.mark.parametrize("size", [(37, 81), (16, 300), (700, 90), (5, 5)])
+def test_objectness_of_any_size(start, size):
+    image = np.random.default_rng(0).integers(0, 255, (*size, 3), dtype=np.uint8)
+    found = objectness(start, image)
+    assert found.shape == size
+    assert found.dtype == np.float32
+    assert ((found >= 0) & (found <= 1)).all()
+
+
+def test_letterbox_keeps_proportions_and_mirrors_within_its_extent():
+    image = np.random.default_rng(1).integers(0, 255, (30, 60, 3), dtype=np.uint8)
+    box = letterbox(image, np.ones((30, 60), np.float32), 64, 8, square=True)
+    assert fitted((30, 60), 64) == (32, 64)
+    assert box.image.shape == (1, 3, 64, 64)
+    assert bool(box.valid[0, :32].all())
+    assert not box.valid[0, 32:].any()
+    tall = letterbox(image.transpose(1, 0, 2).copy(), None, 64, 8, square=True)
+    twice = tall.mirrored().mirrored()
+    assert torch.equal(twice.image, tall.image)
+    assert torch.equal(tall.mirrored().image[..., :32], tall.image[..., :32].flip(-1))
+
+
+def test_one_outlier_alone_makes_no_maximum():
+    cam = np.full((20, 20), 0.1, np.float32)
+    cam[5, 5] = 1
+    assert smoothed_maximum(cam) < 0.25
+    cam[4:7, 4:7] = 1
+    assert smoothed_maximum(cam) == pytest.approx(1)
+
+
+def test_a_cam_lies_where_the_start_sees_something(model):
+    surface = generate(21, 96, kind="blob", defects=3)
+    seen = activate(model, surface.image, scales=(0.5, 1.0), flip=True)
+    found = objectness(model.start, surface.image)
+    assert seen.cam.shape == (3, 96, 96)
+    assert seen.score.shape == (3,)
+    assert (seen.cam <= found[None] + 1e-6).all()
+    assert (seen.cam >= 0).all()

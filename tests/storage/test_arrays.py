@@ -1,0 +1,95 @@
+import contextlib
+
+import numpy as np
+import pytest
+import xarray
+
+from storage.arrays import ArraySpec, content_digest, open_array, read_array, write_group
+
+LABEL = ArraySpec(
+    name="p1", dims=("image", "y", "x"), dtype="uint8", kind="label map", description="P1", fill=255
+)
+CAM = ArraySpec(
+    name="cam", dims=("image", "slot", "y", "x"), dtype="float16", kind="probability", description="CAM"
+)
+
+
+@pytest.fixture
+def values():
+    rng = np.random.default_rng(0)
+    return {
+        "p1": rng.integers(0, 3, (3, 600, 20)).astype(np.uint8),
+        "cam": rng.random((3, 2, 600, 20)).astype(np.float16),
+    }
+
+
+@pytest.fixture
+def group(tmp_path, values):
+    write_group(tmp_path / "a.zarr", [LABEL, CAM], values, {"stage": "cam"})
+    return tmp_path / "a.zarr"
+
+
+def test_what_is_written_is_read_back(group, values):
+    for name, value in values.items():
+        np.testing.assert_array_equal(read_array(group, name), value)
+
+
+def test_xarray_opens_a_group_as_it_is(group, values):
+    with xarray.open_zarr(group, consolidated=False, mask_and_scale=False) as found:
+        assert found["cam"].dims == ("image", "slot", "y", "x")
+        np.testing.assert_array_equal(found["p1"].values, values["p1"])
+        assert found["p1"].attrs["description"] == "P1"
+
+
+def test_one_shard_an_array_and_one_image_a_chunk(group):
+    array = open_array(group, "p1")
+    assert array.chunks == (1, 512, 20)
+    assert array.shards == (3, 1024, 20)
+    assert len(list((group / "p1" / "c").rglob("*/*/0"))) == 1
+
+
+def test_a_flipped_bit_is_never_read_as_other_data(group, values):
+    shard = next(path for path in (group / "cam" / "c").rglob("*") if path.is_file())
+    data = shard.read_bytes()
+    for place in np.random.default_rng(1).integers(0, len(data), 30):
+        broken = bytearray(data)
+        broken[place] ^= 1 << int(place % 8)
+        shard.write_bytes(bytes(broken))
+        with contextlib.suppress(Exception):  # whatever the codec raises: then the flip was seen
+            np.testing.assert_array_equal(read_array(group, "cam"), values["cam"])
+
+
+def test_images_of_nothing_but_zeros_are_still_written(tmp_path):
+    empty = {"p1": np.zeros((2, 8, 8), np.uint8)}
+    write_group(tmp_path / "z.zarr", [LABEL], empty, {})
+    assert any(path.is_file() for path in (tmp_path / "z.zarr" / "p1" / "c").rglob("*"))
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        (np.zeros((2, 8), np.uint8), "expected 3: image × y × x"),
+        (np.zeros((2, 8, 8), np.float32), "dtype float32, expected uint8"),
+    ],
+)
+def test_what_does_not_fit_is_refused(tmp_path, value, message):
+    with pytest.raises(ValueError, match=message):
+        write_group(tmp_path / "b.zarr", [LABEL], {"p1": value}, {})
+
+
+def test_undeclared_and_missing_arrays_are_refused(tmp_path, values):
+    with pytest.raises(ValueError, match="declared"):
+        write_group(tmp_path / "b.zarr", [LABEL], values, {})
+
+
+def test_a_group_is_written_once(group, values):
+    with pytest.raises(FileExistsError):
+        write_group(group, [LABEL, CAM], values, {})
+
+
+def test_digest_sees_shape_dtype_and_values():
+    a = np.arange(6, dtype=np.uint8)
+    digests = {content_digest(x) for x in (a, a.reshape(2, 3), a.astype(np.int8), a + 1)}
+    assert len(digests) == 4
+    assert content_digest(a) == content_digest(a.copy())
+    assert content_digest(np.zeros((0, 3), np.uint8)) == content_digest(np.zeros((0, 3), np.uint8))

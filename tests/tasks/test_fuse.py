@@ -1,0 +1,145 @@
+import numpy as np
+import pytest
+import torch
+
+from models.fusion import Fusion, FusionShape
+from tasks.fuse import STAGE, confidence_of, fuse, is_doubtful, label_map
+
+LIMITS = {"doubtful": 0.5, "absolute": 0.25, "relative": 0.5}
+SETTINGS = {**LIMITS, "views": 1, "uncertain": 0.1, "cap": 0.5, "precision": "float32"}
+
+
+@pytest.fixture(scope="module")
+def model():
+    torch.manual_seed(1)
+    fusion = Fusion(FusionShape((4, 4, 4, 4)))
+    for parameter in fusion.parameters():
+        torch.nn.init.normal_(parameter, std=0.2)
+    return fusion.eval()
+
+
+def block(sizes=((20, 30), (24, 17), (9, 30)), slots=((2, 0), (1, 3), (0, 0)), seed=0):
+    """Three images: one class, two classes, no defect."""
+    rng = np.random.default_rng(seed)
+    height, width = (max(size[axis] for size in sizes) for axis in (0, 1))
+    count, shape = len(sizes), (len(sizes), 2, height, width)
+    entropy = rng.random(shape, np.float32)
+    return {
+        "image": rng.integers(0, 256, (count, height, width, 3), np.uint8),
+        "size": np.array(sizes, np.uint16),
+        "slot_class": np.array(slots, np.uint8),
+        "cam": rng.random(shape, np.float32).astype(np.float16),
+        "mean": rng.random(shape, np.float32),
+        "entropy": entropy,
+        "weight": (1 - entropy.max(1)).astype(np.float16),
+        "reliability": np.zeros((count, 2), np.float32),
+        "score": np.tile(np.float32([0.9, 0.8, 0.7]), (count, 1)),
+        "sha256": rng.integers(0, 256, (count, 32), np.uint8),
+    }
+
+
+def one(arrays, n):
+    return {name: value[n : n + 1] for name, value in arrays.items()}
+
+
+def test_it_gives_what_it_declares(model):
+    given = block()
+    found = fuse(**given, model=model, **SETTINGS)
+    assert set(found) == {spec.name for spec in STAGE.writes}
+    for spec in STAGE.writes:
+        spec.check(found[spec.name])
+    assert set(given) == set(STAGE.inputs)
+
+
+def test_p_holds_the_labels_classes_only_and_255_just_in_padding(model):
+    given = block()
+    p = fuse(**given, model=model, **SETTINGS)["p"]
+    for n, allowed in enumerate(({0, 2}, {0, 1, 3}, {0})):
+        height, width = given["size"][n]
+        assert set(np.unique(p[n, :height, :width])) <= allowed
+        assert (p[n, height:] == 255).all()
+        assert (p[n, :, width:] == 255).all()
+
+
+def test_a_result_depends_on_its_image_alone(model):
+    given = block()
+    whole = fuse(**given, model=model, **SETTINGS)
+    for n in range(3):
+        height, width = given["size"][n].tolist()
+        alone = {
+            name: value[:, ..., :height, :width] if name in ("cam", "mean", "entropy", "weight") else value
+            for name, value in one(given, n).items()
+        }
+        alone["image"] = alone["image"][:, :height, :width]
+        found = fuse(**alone, model=model, **SETTINGS)
+        for name in found:
+            np.testing.assert_array_equal(found[name][0], whole[name][n, :height, :width])
+
+
+def test_padding_does_not_count(model):
+    given = block()
+    other = {name: value.copy() for name, value in given.items()}
+    for name in ("cam", "mean", "entropy"):
+        other[name][1, :, 24:], other[name][1, ..., 17:] = 1, 1
+    other["image"][1, :, 17:] = 255
+    first, second = (fuse(**arrays, model=model, **SETTINGS) for arrays in (given, other))
+    np.testing.assert_array_equal(first["p"], second["p"])
+
+
+def test_the_image_matters(model):
+    given = block()
+    other = given | {"image": given["image"][..., ::-1, :].copy()}
+    first, second = (fuse(**arrays, model=model, **SETTINGS)["p"] for arrays in (given, other))
+    assert (first[:2] != second[:2]).any()
+
+
+def test_confidence_is_a_probability_of_at_least_an_even_choice(model):
+    given = block()
+    given["weight"][:] = 1
+    found = fuse(**given, model=model, **SETTINGS | {"doubtful": 0.0, "cap": 1.0})
+    inside = found["confidence"][0, :20, :30]
+    assert inside.min() >= 0.499
+    assert inside.max() <= 1
+    assert (found["confidence"][2, 9:] == 0).all()
+
+
+def test_without_a_label_only_the_classifier_can_doubt(model):
+    given = block()
+    given["score"][2] = [0.1, 0.3, 0.2]
+    found = fuse(**given, model=model, **SETTINGS)
+    np.testing.assert_allclose(found["confidence"][2, :9], 0.7, atol=1e-3)
+
+
+def test_the_likeliest_class_wins():
+    share = np.array([[[0.5, 0.2]], [[0.3, 0.2]], [[0.2, 0.6]]])
+    np.testing.assert_array_equal(label_map(share, np.array([4, 9], np.uint8)), [[0, 9]])
+
+
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ({}, False),
+        ({"score": np.array([0.9, 0.4])}, True),
+        ({"p": np.zeros((4, 4), np.uint8)}, True),
+        ({"reliability": np.array([0.3, 0])}, True),
+        ({"reliability": np.array([0, np.inf])}, True),
+        ({"reliability": np.array([np.nan, 0])}, True),
+    ],
+)
+def test_what_makes_an_image_doubtful(change, expected):
+    p = np.zeros((4, 4), np.uint8)
+    p[0] = 2
+    given = {
+        "p": p, "classes": np.array([2], np.uint8), "score": np.array([0.1, 0.9]), "reliability": np.zeros(2),
+    }  # fmt: skip
+    assert is_doubtful(**given | change, **LIMITS) is expected
+
+
+def test_doubt_caps_confidence_and_never_raises_it():
+    share, weight = (
+        np.array([[[0.95, 0.95, 0.45]], [[0.05, 0.05, 0.3]], [[0, 0, 0.25]]]),
+        np.array([[1, 0, 0]]),
+    )
+    sure, unsure = (confidence_of(share, weight, d, uncertain=0.1, cap=0.5) for d in (False, True))
+    np.testing.assert_allclose(sure, [[0.95, 0.5, 0.45]], atol=1e-3)
+    np.testing.assert_allclose(unsure, [[0.5, 0.5, 0.45]], atol=1e-3)

@@ -1,0 +1,66 @@
+"""The command line as a stranger meets it."""
+
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parent.parent
+COMMANDS = ("init", "run", "status", "evaluate", "export", "show", "demo")
+
+
+def bluemask(*words, cwd=None):
+    return subprocess.run(
+        [str(Path(sys.executable).parent / "bluemask"), *words],
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        check=False,
+    )
+
+
+def test_help_is_quick_and_names_every_command(tmp_path):
+    bluemask("--help")  # once for the bytecode
+    started = time.perf_counter()
+    result = bluemask("--help", cwd=tmp_path)
+    seconds = time.perf_counter() - started
+    assert result.returncode == 0
+    assert all(name in result.stdout for name in COMMANDS)
+    # half a second is the promise; a busy test machine gets some grace, an import of torch none
+    assert seconds < 2.0
+
+
+def test_help_imports_no_heavy_library():
+    code = "import sys, bluemask; print(sorted({'torch', 'prefect', 'zarr', 'numpy', 'timm'} & set(sys.modules)))"
+    result = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, cwd=ROOT, check=True
+    )
+    assert result.stdout.strip() == "[]"
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_every_command_has_help_with_an_example(name):
+    result = bluemask(name, "--help")
+    assert result.returncode == 0
+    assert f"Example: bluemask {name}" in " ".join(result.stdout.split())
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("run", "none.yaml"),
+        ("status", "none.store"),
+        ("export", "none.store", "out"),
+        ("evaluate", "none.store", "--masks", "none"),
+        ("show", "none.store", "a.png", "--out", "a.png"),
+        ("init", "none", "--out", "c.yaml", "--store", "s"),
+    ],
+)
+def test_an_error_is_a_sentence_without_a_traceback(words, tmp_path):
+    result = bluemask(*words, cwd=tmp_path)
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert result.stderr.startswith("bluemask: ")
+    assert "none" in result.stderr
