@@ -20,6 +20,8 @@ from tasks.export import label_png
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 FIRST_SEED = 900_000_000
 """Far from the seeds that the embedded weights were trained on: these surfaces are new to them."""
+CLASSES = tuple(sorted(KINDS))
+"""In the order that a folder per class gives."""
 PER_CLASS, GOOD = 12, 12
 SIZES = ((160, 160), (144, 192), (176, 144), (160, 208))
 """Heights and widths in pixels: mixed, as in real sets."""
@@ -49,7 +51,7 @@ def _draw(seed: int, kind: str, shape: tuple[int, int]) -> Surface:
 
 
 def _label_map(surface: Surface, kind: str) -> np.ndarray:
-    index = KINDS.index(kind) + 1 if kind != "good" else 0
+    index = CLASSES.index(kind) + 1 if kind != "good" else 0
     return np.asarray(surface.instances.any(0) * index, np.uint8)
 
 

@@ -78,7 +78,7 @@ def _versions(config: Config) -> dict[str, Callable[[Labelled], np.ndarray]]:
         "P2°": lambda item: p2_hard(item.array("mean"), present(item)),
         "P": lambda item: item.array("p"),
         "Otsu": lambda item: otsu_label_map(item.array("image"), present(item)),
-        "background": lambda item: np.zeros((item.row.height, item.row.width), np.uint8),
+        "all 0": lambda item: np.zeros((item.row.height, item.row.width), np.uint8),
     }
 
 
@@ -106,21 +106,25 @@ def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = F
     if as_json:
         console.print_json(json.dumps(found, ensure_ascii=False))
         return
-    classes = list(dict.fromkeys(name for values in found.values() for name in values["IoU"]))  # type: ignore[attr-defined]
     table = Table("%", title=f"{root} against {masks}: {found['P']['images']} images", title_justify="left")
-    for name in ("mIoU", "fg mIoU", "ACC", "ignored", *classes):
-        table.add_column(name, justify="right")
-    for version, values in found.items():
-        if version == "Otsu":
-            table.add_section()
-        heads = [values[key] for key in ("mIoU", "mIoU_foreground", "ACC", "ignored")]
-        cells = [*heads, *(values["IoU"].get(name, float("nan")) for name in classes)]  # type: ignore[attr-defined]
-        table.add_row(version, *(f"{100 * float(str(cell)):.2f}" for cell in cells))
+    for version in found:
+        table.add_column(version, justify="right", no_wrap=True)
+    heads = {"mIoU": "mIoU", "mIoU_foreground": "mIoU, defects", "ACC": "ACC", "ignored": "left open"}
+    for key, title in heads.items():
+        table.add_row(title, *(_percent(values[key]) for values in found.values()))
+    table.add_section()
+    ious: list[dict[str, float]] = [values["IoU"] for values in found.values()]  # type: ignore[misc]
+    for name in dict.fromkeys(name for iou in ious for name in iou):
+        table.add_row(f"IoU {name}", *(_percent(iou.get(name)) for iou in ious))
     console.print(table)
     console.print(
-        "[dim]P1, P2: 255 (unsure) counts as wrong; P1°, P2°: without 255. "
-        "Otsu: one threshold an image, the smaller side is the defect.[/]"
+        "[dim]A pixel left open counts as wrong; P1° and P2° leave none open. "
+        "Otsu: one threshold an image, its smaller side is the defect.[/]"
     )
+
+
+def _percent(value: object) -> str:
+    return f"{100 * value:.2f}" if isinstance(value, float) else "–"
 
 
 # -- export -----------------------------------------------------------------------------------------------

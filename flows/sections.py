@@ -190,7 +190,7 @@ class TrainFusionConfig(Section):
     min_steps: int = Field(default=120, ge=1)
     """Fewest steps of each fold's network: small sets need as many to learn at all."""
     max_steps: int = Field(default=700, ge=1)
-    """Most steps of each fold's network: more gave nothing on large sets."""
+    """Most steps of each fold's network: a few minutes on two cores."""
     batch: int = Field(default=8, ge=2)
     """Views a step, two of each patch; even. It changes what is learned."""
     crop: int = Field(default=128, ge=16)
@@ -215,6 +215,8 @@ class TrainFusionConfig(Section):
     """How far foreground's share of the loss is evened out: 0 as it is, 1 a half."""
     consistency: float = Field(default=1.0, ge=0)
     """Weight of the term by which two views of a patch must agree where P1 and P2 do not."""
+    abstain: float = Field(default=0.3, ge=0, le=1)
+    """How much one label map's word counts where the other abstains (255): that is where borders lie."""
     top: float = Field(default=0.01, gt=0, le=1)
     """Share of an image's pixels that is positive where a class of its label has no agreed pixel."""
     floor: float = Field(default=0.1, ge=0, le=1)

@@ -1,6 +1,7 @@
 """Weights on disk: safetensors written atomically, and SAM's official files found, fetched and checked."""
 
 import hashlib
+import json
 import os
 import pickle
 import tempfile
@@ -16,6 +17,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
 PIECE = 1 << 20  # bytes read from the network at a time
+PACKED = "bluemask"  # the entry of a file's metadata that holds all of ours, as JSON
 PATIENCE = 30  # seconds without a byte before a download is given up
 
 
@@ -61,12 +63,17 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     tensors: any shapes and dtypes, on any device; metadata: strings only. Missing folders are made.
     Returns the digest of the new file.
     """
+    wrong = [name for name, value in metadata.items() if not isinstance(value, str)]
+    if wrong:
+        raise TypeError(f"{path}: metadata {wrong[0]!r} is {metadata[wrong[0]]!r}; give a string")
     path.parent.mkdir(parents=True, exist_ok=True)
+    # one entry: safetensors writes several in random order, and equal weights would get unequal digests
+    packed = {PACKED: json.dumps(dict(metadata), sort_keys=True)}
     apart = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in tensors.items()}
     handle, partial = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".partial", dir=path.parent)
     os.close(handle)
     try:
-        save_file(apart, partial, metadata=dict(metadata))
+        save_file(apart, partial, metadata=packed)
         _rename_durably(Path(partial), path)
     finally:
         Path(partial).unlink(missing_ok=True)
@@ -83,7 +90,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
     try:
         with safe_open(path, framework="pt") as file:
             tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 (no mapping)
-            return tensors, dict(file.metadata() or {})
+            metadata = dict(file.metadata() or {})
+            return tensors, metadata | json.loads(metadata.pop(PACKED, "{}"))
     except SafetensorError as error:
         raise ValueError(
             f"{path}: this is no whole safetensors file ({error}); make or fetch it again"

@@ -101,7 +101,8 @@ def confidence_of(
     """
     best = share.max(0)
     flagged = np.full(best.shape, doubts) | (weight < uncertain)
-    return np.asarray(np.where(flagged, np.minimum(best, cap), best), np.float16)
+    # scaled, not clipped: within doubt, pixels keep their order
+    return np.asarray(np.where(flagged, cap * best, best), np.float16)
 
 
 STAGE = Stage(

@@ -214,7 +214,7 @@ def test_recipes_that_cannot_work_are_refused(wrong, said):
 def test_it_learns_to_look_at_the_image(tmp_path):
     """Evidence taken away, it still finds the disc: what makes up for a piece that SAM missed."""
     data = [surface(seed) for seed in range(24)]
-    recipe = FusionRecipe(min_steps=90, max_steps=90, batch=8, crop=48, crops=1)
+    recipe = FusionRecipe(min_steps=60, max_steps=60, batch=8, crop=48, crops=1)
     train_fusion([r for r, _ in data], recipe, out=tmp_path / "f.safetensors", state=tmp_path)
     log = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
     assert log[-1]["agreement"] < log[0]["agreement"] / 2
