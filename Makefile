@@ -1,8 +1,8 @@
-# make setup: .venv with everything; make demo: the whole method at work; make test: the tests
+# make setup: .venv with everything; make demo: the whole method at work; make test: the unit tests; make test-slow: kill -9 and other long ones
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: setup demo test test-all lint requirements docs clean
+.PHONY: setup demo test test-slow lint requirements docs clean
 
 setup: .venv/.ready
 
@@ -17,11 +17,12 @@ setup: .venv/.ready
 demo: setup
 	$(BIN)/bluemask demo --out demo
 
+# two processes of one thread each are quicker than one of two
 test: setup
-	$(BIN)/python -m pytest -q -m "not slow"
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
-test-all: setup
-	$(BIN)/python -m pytest -q
+test-slow: setup
+	$(BIN)/python -m pytest -q -m slow
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import Annotated
 
 # An application that runs from its checkout: the folders beside this file are importable to it alone.
-sys.path.insert(0, str(Path(__file__).resolve().parent))
+ROOT = Path(__file__).resolve().parent
+sys.path.insert(0, str(ROOT))
 # Prefect reads these when it is first imported; what the user has set stays.
 os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
 os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
@@ -139,18 +140,24 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        if not _is_ours(error) or os.environ.get("BLUEMASK_TRACEBACK"):
+        if not _is_for_the_user(error) or os.environ.get("BLUEMASK_TRACEBACK"):
             raise
         typer.secho(f"bluemask: {error}", fg="red", err=True)
-        raise SystemExit(
-            2 if isinstance(error, ValueError | FileNotFoundError | FileExistsError) else 1
-        ) from error
+        raise SystemExit(2 if isinstance(error, ValueError | OSError) else 1) from error
 
 
-def _is_ours(error: Exception) -> bool:
-    """Whether an error was raised for the user to read: it says what to do."""
-    module = type(error).__module__.split(".")[0]
-    return module in ("storage", "tasks", "models", "flows", "viewer")
+def _is_for_the_user(error: Exception) -> bool:
+    """Whether an error says what to do: it was raised by our own code, or names a file of the user's."""
+    if isinstance(error, OSError):
+        return True
+    last = error.__traceback__
+    while last is not None and last.tb_next is not None:
+        last = last.tb_next
+    where = Path(last.tb_frame.f_code.co_filename) if last else Path()
+    ours = [ROOT / name for name in ("storage", "tasks", "models", "flows", "viewer")]
+    return isinstance(error, ValueError | RuntimeError) and any(
+        where.is_relative_to(folder) for folder in ours
+    )
 
 
 if __name__ == "__main__":

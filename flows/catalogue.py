@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -9,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.config import Config
-from models.sam import input_side
+from models.sam import embedding_shape, input_side
 from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
 from storage.pixels import UnreadableImage, read_header, read_pixels
 from storage.sources import AnnotationIndex, Source, scan
@@ -74,7 +75,11 @@ class _Looker:
         annotation = self.marks.digest(source.path)
         found = Found(source.path, source.labels, "", stat.st_size, stat.st_mtime_ns, annotation)
         row = self.known.get(source.path)
-        if row is not None and row.sha256 and (row.bytes, row.modified) == (stat.st_size, stat.st_mtime_ns):
+        if (
+            row is not None
+            and row.status == "active"
+            and (row.bytes, row.modified) == (stat.st_size, stat.st_mtime_ns)
+        ):
             return replace(found, sha256=row.sha256, width=row.width, height=row.height, unreadable=row.why)
         return self._read(path, found)
 
@@ -97,6 +102,7 @@ class _Looker:
 def _value_range(store: Store, config: Config, peak: int) -> tuple[int, int] | None:
     """The set's one range for more than 8 bits: from the config, else fixed at the first run that meets such images."""
     if config.data.value_range is not None:
+        store.write_json(RANGE, list(config.data.value_range))
         return config.data.value_range
     fixed = store.read_json(RANGE)
     if fixed is None and peak:
@@ -109,7 +115,10 @@ def block_size(config: Config, found: Sequence[Found] | Iterable[Found], slots: 
     """Most images a block: the config's, halved until the block's largest array fits `memory_gb`."""
     pixels = max((item.width * item.height for item in found), default=1)
     views, side = config.augment.views, input_side(config.sam.model)
-    largest = max(views * side * side * 3, max(1, slots) * views * pixels, max(1, slots) * 4 * pixels)
+    embedding = 2 * math.prod(embedding_shape(config.sam.model))
+    largest = max(
+        views * side * side * 3, views * embedding, max(1, slots) * views * pixels, max(1, slots) * 4 * pixels
+    )
     size = config.block
     while size > 1 and size * largest > config.memory_gb * 1e9:
         size //= 2

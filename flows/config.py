@@ -69,7 +69,7 @@ class RetrainConfig(Section):
 
     policy: Literal["never", "changed", "always"] = "changed"
     """`changed`: when more than `share` of the images differ from what the network was trained on;
-    `always`: when any does; `never`: only where there is no network yet."""
+    `always`: when any does; `never`: only where there is no network yet, or one lacks a class."""
     share: float = Field(default=0.1, ge=0, le=1)
     """Share of images, 0 to 1: below a tenth the networks hardly move and every CAM would be redone."""
 

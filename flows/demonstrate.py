@@ -11,6 +11,7 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from flows.config import ConfigError
 from flows.generate import run_config
 from flows.outputs import print_scores, show_images
 from flows.summary import print_summary
@@ -67,11 +68,16 @@ def write_demo_config(out: Path) -> Path:
 def demonstrate(out: Path) -> int:
     """Run the demo into `out`. Returns the exit status of its run."""
     console = Console()
+    if out.exists() and any(out.iterdir()) and not (out / "demo.yaml").is_file():
+        raise ConfigError(
+            f"{out} holds other files; give the demo an empty folder: bluemask demo --out FOLDER"
+        )
     out.mkdir(parents=True, exist_ok=True)
+    write_demo_config(out)
     for part in ("images", "masks"):
         shutil.rmtree(out / part, ignore_errors=True)
     draw_set(out)
-    summary = run_config(write_demo_config(out), Console(stderr=True))
+    summary = run_config(out / "demo.yaml", Console(stderr=True))
     print_summary(summary, console)
     print_scores(out / "store", out / "masks", console)
     names = sorted(f"{kind}/{kind}_000.png" for kind in KINDS)

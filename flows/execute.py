@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -44,7 +45,7 @@ class Job:
                 self.plan.update(self._do(stage, block))
             except Exception as error:
                 raise BlockError(f"stage {stage.name}, block {block}: {error}") from error
-        self.advance(stage.name, len(self.plan.blocks[block]))
+            self.advance(stage.name, len(self.plan.blocks[block]))
         return self.plan.receipts[stage.name][block]
 
     def _do(self, stage: Stage, block: str) -> Receipt:
@@ -91,7 +92,7 @@ class Job:
         """One array of a block; where the config keeps no copy, its stage makes it anew."""
         source = writer(name)
         receipt = self.plan.receipts[source.name][block]
-        if not receipt.group:
+        if name in receipt.dropped:
             receipt = self._do(source, block)
             self.plan.update(receipt)
         return self.store.read(receipt, name)
@@ -111,9 +112,12 @@ class Job:
         )
 
     def _marks(self, row: ImageRow, shape: tuple[int, int]) -> np.ndarray:
+        return self._annotations.label_map(row.path, shape, self.plan.classes)
+
+    @cached_property
+    def _annotations(self) -> AnnotationIndex:
         data = self.config.data
-        index = AnnotationIndex(data.folder, data.annotations, data.points)
-        return index.label_map(row.path, shape, self.plan.classes)
+        return AnnotationIndex(data.folder, data.annotations, data.points)
 
 
 class _Pixels:

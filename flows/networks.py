@@ -44,7 +44,7 @@ def promoted(store: Store, kind: ModelKind) -> dict[str, Any] | None:
 
 def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
     """Sha256 of the weights that a stage would use now; None where they are yet to be trained."""
-    fixed = sam_checkpoint(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
+    fixed = _sam_path(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
     if fixed is not None:
         if not fixed.is_file():
             raise NoNetworkError(
@@ -53,6 +53,12 @@ def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
         return _file_digest(fixed, fixed.stat().st_mtime_ns)
     entry = promoted(store, kind)
     return None if entry is None else str(entry["digest"])
+
+
+@lru_cache(maxsize=8)
+def _sam_path(model: str, checkpoint: Path | None) -> Path:
+    """Found, and checked by its digest, once a process: an official file has gigabytes."""
+    return sam_checkpoint(model, checkpoint)
 
 
 @lru_cache(maxsize=8)
@@ -67,7 +73,7 @@ def load_model(store: Store, config: Config, kind: ModelKind) -> Any:
         raise NoNetworkError(f"no {kind} network has been trained yet for {store.root}")
     path = pinned(config, kind) or store.root / "checkpoints" / f"{key}.safetensors"
     if kind == "sam":
-        path = sam_checkpoint(config.sam.model, config.sam.checkpoint)
+        path = _sam_path(config.sam.model, config.sam.checkpoint)
     return _load(kind, key, path, config.sam.model, device_of(config))
 
 

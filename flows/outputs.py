@@ -20,7 +20,7 @@ from tasks.cam import p1_hard
 from tasks.ensemble import p2_hard
 from tasks.evaluate import Confusion, find_masks, metrics, otsu_label_map
 from tasks.export import label_path, label_png, write_classes
-from tasks.registry import writer
+from tasks.registry import stage, writer
 from viewer.strip import StripRow, save, strip
 
 
@@ -46,16 +46,16 @@ class Labelled:
 
 
 def finished(store: Store, config: Config) -> list[Labelled]:
-    """Every image that has a label map P, in the order of paths. Raises StoreError where none has."""
-    found = []
-    for block, rows in plan_of(store, config).blocks.items():
-        ingest, fuse = store.receipt("ingest", block), store.receipt("fuse", block)
-        if ingest is None or fuse is None:
-            continue
+    """Every image whose label map P is fresh, in the order of paths. Raises StoreError where none is."""
+    found, plan = [], plan_of(store, config)
+    for block, rows in plan.blocks.items():
+        if not plan.fresh(stage("fuse"), block):
+            continue  # the label it has may be one that its class has left
+        failed = plan.receipts["ingest"][block].failed
         found += [
             Labelled(store, row, place)
             for place, row in enumerate(rows)
-            if row.status == "active" and row.id not in ingest.failed
+            if row.status == "active" and row.id not in failed
         ]
     if not found:
         raise StoreError(f"{store.root} holds no finished label; `bluemask run CONFIG` makes them")
@@ -133,12 +133,24 @@ def _percent(value: object) -> str:
 def export_store(root: Path, out: Path, console: Console) -> None:
     """Write P of every finished image as an indexed PNG, and classes.txt."""
     store = Store.existing(root)
-    items = finished(store, stored_config(store))
+    config = stored_config(store)
+    items = finished(store, config)
+    _refuse_images(out, config.data.folder)
     paths = label_path(out, [item.row.path for item in items])
     write_classes(out, store.classes())
     for item in track(items, "exporting", console=console, transient=True):
         label_png(item.array("p"), paths[item.row.path])
     console.print(f"{len(items)} labels and classes.txt in {out}")
+    waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
+    if waiting:
+        console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")
+
+
+def _refuse_images(out: Path, images: Path) -> None:
+    """Labels bear the images' names: written among them, they would take their place."""
+    target = out.resolve()
+    if target.is_relative_to(images.resolve()) or images.resolve().is_relative_to(target):
+        raise StoreError(f"{out} holds the images themselves ({images}); export to another folder")
 
 
 # -- pictures ---------------------------------------------------------------------------------------------

@@ -79,7 +79,8 @@ class Plan:
         """Take in that a stage has done a block."""
         self.receipts[receipt.stage][receipt.block] = receipt
         self.failures[receipt.stage].discard(receipt.block)
-        self._known = {key: value for key, value in self._known.items() if key[1] != receipt.block}
+        for stage in stages():  # workers do this at the same time: entry by entry, never the whole
+            self._known.pop((stage.name, receipt.block), None)
 
     def recipe(self, stage: Stage) -> str:
         """Digest of the part of the config that a stage's result depends on."""
@@ -147,11 +148,10 @@ class Plan:
         receipt = self.receipts[stage.name].get(block)
         if receipt is None:
             return False
+        if any(row.id in receipt.failed and row.status == "active" for row in self.blocks[block]):
+            return False  # a file that could not be read is tried again
         reasons = self.reasons(stage, block)
-        return reasons is not None and receipt.fingerprint == fingerprint(reasons) and self._kept(receipt)
-
-    def _kept(self, receipt: Receipt) -> bool:
-        return not receipt.group or self.intact(receipt)
+        return reasons is not None and receipt.fingerprint == fingerprint(reasons) and self.intact(receipt)
 
     def state(self, stage: Stage, block: str) -> State:
         """How a block stands with a stage."""

@@ -27,7 +27,8 @@ from flows.plan import Plan
 from flows.progress import Bars
 from storage.catalog import ImageRow
 from storage.store import Store
-from tasks.registry import stages
+from tasks.registry import stage as stage_of
+from tasks.registry import stages, writer
 from tasks.stage import ModelKind, Stage
 
 LEAST_SECONDS = 5.0
@@ -86,12 +87,19 @@ class Run:
         self.job = Job(store, config, self.plan, shown.advance)
         self.summary = Summary(self.catalogue)
 
+    def forecast(self) -> dict[str, int]:
+        """Images that each stage is to do, and that each network is to be trained on, as far as it shows now."""
+        found: dict[str, int] = {}
+        for step in self.steps():
+            if isinstance(step, Stage):
+                found[step.name] = sum(len(self.plan.blocks[block]) for block in self.plan.todo(step))
+            elif training.decide(self.store, self.config, self.plan, step).train:
+                found[f"train_{step}"] = sum(row.status == "active" for row in self.catalogue.rows)
+        return {name: count for name, count in found.items() if count}
+
     def idle(self) -> bool:
         """Whether every block of every stage is fresh and no network is to be trained."""
-        stale = any(self.plan.todo(stage) for stage in stages())
-        return not stale and not any(
-            training.decide(self.store, self.config, self.plan, kind).train for kind in TRAINED
-        )
+        return not self.forecast()
 
     def steps(self) -> Iterator[Stage | ModelKind]:
         """Stages in order, each network's training right before the first stage that needs it."""
@@ -111,8 +119,13 @@ class Run:
             return
         started = time.monotonic()
         self.shown.start(name, 0, "steps")
-        fit.with_options(name=name)(self.job, kind, partial(self.shown.reach, name))
-        self.shown.finish(name)
+        try:
+            fit.with_options(name=name)(self.job, kind, partial(self.shown.reach, name))
+        except (RuntimeError, ValueError, OSError) as error:  # what needs no new network still goes on
+            self.summary.failures[name] = f"{type(error).__name__}: {error}"
+            return
+        finally:
+            self.shown.finish(name)
         self.plan.forget()
         self._count(name, 1, sum(1 for _ in training.members(self.plan, kind)), time.monotonic() - started)
 
@@ -151,7 +164,7 @@ class Run:
     def _group_size(self, stage: Stage, group: list[str], total: int) -> int:
         seconds = [r.seconds for block in group if (r := self.plan.receipts[stage.name].get(block))]
         typical = sum(seconds) / len(seconds) if seconds else LEAST_SECONDS
-        return max(1, math.ceil(LEAST_SECONDS / max(typical, 1e-3) / 2), math.ceil(total / MOST_TASKS))
+        return max(1, math.ceil(LEAST_SECONDS / max(typical, 1e-3)), math.ceil(total / MOST_TASKS))
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
@@ -177,10 +190,10 @@ class Run:
 
     def _drop_unkept(self) -> None:
         """Remove the large arrays that the config does not keep, now that their readers are done."""
-        for name, kept in (("augment", self.config.keep.augmented), ("embed", self.config.keep.embedding)):
-            for receipt in self.plan.receipts[name].values() if not kept else ():
-                if receipt.group:
-                    self.store.drop(receipt)
+        for name, kept in self.config.keep.model_dump().items():
+            for receipt in list(self.plan.receipts[writer(name).name].values()) if not kept else ():
+                if name not in receipt.dropped:
+                    self.plan.update(self.store.drop(receipt, name))
 
 
 def _error(future: PrefectFuture[Any]) -> str:
@@ -202,7 +215,7 @@ def blocks_task(config: Config) -> Any:
 @task(cache_policy=NO_CACHE, persist_result=False)
 def do_blocks(job: Job, stage: str, blocks: list[str]) -> None:
     """One stage over some blocks. One bad block does not keep the others: it is raised at the end."""
-    chosen = next(item for item in stages() if item.name == stage)
+    chosen = stage_of(stage)
     errors = []
     for block in blocks:
         try:

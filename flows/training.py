@@ -15,6 +15,7 @@ from flows.networks import PROMOTED, device_of, pinned, promoted
 from flows.plan import Plan, digest_of
 from models.checkpoints import digest
 from models.fusion import Precision
+from models.start import EMBEDDED
 from storage.catalog import ImageRow, changed_share
 from storage.store import Store, now
 from tasks import train_fusion, train_vit
@@ -28,6 +29,8 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Arrays that each training reads."""
+VERSIONS: dict[ModelKind, int] = {"vit": 1, "fusion": 1}
+"""Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
 
@@ -117,12 +120,16 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
     """Apply the retrain policy to what the promoted network was trained on."""
     if pinned(config, kind) is not None:
         return Decision(False, "the config pins its checkpoint")
-    entry = promoted(store, kind)
+    entry, data = promoted(store, kind), data_record(plan, kind)
+    if not data:
+        return Decision(entry is None and bool(plan.todo(stages()[0])), "there is nothing to learn from yet")
     if entry is None:
         return Decision(True, "there is no network yet")
+    if any(plan.failures[writer(name).name] & plan.blocks.keys() for name in READS[kind]):
+        return Decision(False, "blocks that it learns from have failed")
     if entry["classes"] < len(plan.classes) and kind == "vit":
         return Decision(True, "there are new classes")
-    share = changed_share(entry["data"], data_record(plan, kind))
+    share = changed_share(entry["data"], data)
     if config.retrain.policy == "never" or (share == 0 and entry["config"] == _recipe(config, kind)):
         return Decision(False, "nothing that it learned from has changed")
     if entry["config"] != _recipe(config, kind):
@@ -142,7 +149,11 @@ def training_precision(config: Config) -> Precision:
 
 
 def _recipe(config: Config, kind: ModelKind) -> str:
-    return digest_of(training_section(config, kind))
+    parts: list[Any] = [VERSIONS[kind], training_section(config, kind)]
+    if kind == "vit":  # what it starts from
+        started = Path(config.train_vit.pretrained or "")
+        parts += [digest(path) for path in (EMBEDDED, started) if path.is_file()]
+    return digest_of(parts)
 
 
 def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Report) -> str:

@@ -25,6 +25,14 @@ MULTIPLE = 8
 REACH = 160
 """Pixels: no output depends on input farther away, so tiles that overlap by it equal the whole."""
 
+UNSAID = (0.5, 0.5, 1.0)
+"""Cam, mean and entropy that say nothing: what stands where a source is not to be listened to."""
+SAID = (3.0, 5.0)
+"""Logits between a full no and a full yes of CAM and SAM: together they span ±4 around background's 0."""
+BOUND = 3.5
+"""Most that image and surroundings add or take: enough to decide where CAM and SAM contradict each other or
+abstain, too little to overrule them where both are sure. Without a bound a network that was trained on few
+surfaces invents defects on a new one."""
 KIND = "fusion"
 """The metadata entry that marks a checkpoint as ours."""
 
@@ -73,24 +81,15 @@ class FusionNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(Block(width) for width in widths[:-1])
         self.head = nn.Conv2d(full, 1, 1)
-        self.prior = nn.Conv2d(3, 1, 1)
-        self._start()
-
-    def _start(self) -> None:
-        """Begin with what CAM and SAM say, SAM's word counting twice: training has only to better it."""
-        nn.init.zeros_(self.head.weight)
-        with torch.no_grad():
-            self.prior.weight[0, :, 0, 0] = torch.tensor([2.0, 4.0, 0.0])
-        for bias in (self.head.bias, self.prior.bias):
-            if bias is not None:
-                nn.init.zeros_(bias)
+        for parameter in self.head.parameters():  # training starts from what CAM and SAM say, and betters it
+            nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
         """Logit of the slot's class against background's 0.
 
         x: (n, CHANNELS, y, x), y and x multiples of 8, as `planes` makes it. Returns (n, y, x).
         """
-        said = self.prior(x[:, 3:])  # (n, 1, y, x)
+        said = SAID[0] * x[:, 3] + SAID[1] * x[:, 4]  # (n, y, x)
         x = self.stem(x)
         kept = []
         for block, down in zip(self.encode, self.down, strict=True):
@@ -101,8 +100,8 @@ class FusionNet(nn.Module):
         for level in (2, 1, 0):
             x = functional.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
             x = self.decode[level](x + kept[level])
-        logit: Tensor = self.head(functional.relu(x)) + said
-        return logit[:, 0]
+        seen = self.head(functional.relu(x))[:, 0].float()  # (n, y, x)
+        return said.float() + BOUND * torch.tanh(seen / BOUND)
 
 
 class Fusion(nn.Module):
@@ -144,10 +143,22 @@ def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarra
 
     image: (y, x, channel=3) uint8; evidence: (3, y, x) cam, mean, entropy in [0, 1];
     norm: of the whole image, also where `image` is a part of it.
-    Returns (CHANNELS, y, x) float32; evidence is centred on 0.5, so that `nothing seen` is a value, not a gap.
+    Returns (CHANNELS, y, x) float32; evidence is centred on 0.5, so that a source that says nothing (UNSAID)
+    does not move the logit.
     """
     grey = (image.astype(np.float32) - norm.mean) / norm.deviation  # (y, x, channel)
     return np.concatenate([grey.transpose(2, 0, 1), evidence.astype(np.float32) - 0.5])
+
+
+def heard(evidence: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """Silence SAM where it was found out: it missed a piece of the CAM, or invented one (weight 0).
+
+    evidence: (slot, 3, y, x) cam, mean, entropy in [0, 1]; weight: (y, x) of the ensemble. Returns a float32
+    array of evidence's shape, in which image and CAM are left to decide there.
+    """
+    out = evidence.astype(np.float32)
+    out[:, 1:] = np.where(weight == 0, np.reshape(UNSAID[1:], (2, 1, 1)), out[:, 1:])
+    return out
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:

@@ -9,7 +9,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from models.agreement import UNKNOWN, agreement
-from models.fusion import Contrast, contrast, fold_of, planes, turned
+from models.fusion import UNSAID, Contrast, contrast, fold_of, heard, planes, turned
 
 Record = Mapping[str, np.ndarray]
 
@@ -88,6 +88,7 @@ def cut(record: Record, side: int, count: int, seed: int, **rules: float) -> lis
     )  # fmt: skip
     used = record["slot_class"] > 0
     evidence = np.stack([record[name] for name in ("cam", "mean", "entropy")], 1)[used]  # (slot, 3, y, x)
+    evidence = heard(evidence, record["weight"])
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, 3, *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])
@@ -128,21 +129,22 @@ def rob(
     """Take evidence away, so that what is left must come from the image.
 
     Without this the network copies its inputs, which determine its target, and never looks at the image.
-    evidence: (3, y, x) cam, mean, entropy. With probability drop_cam the CAM goes, with drop_sam SAM's mean
-    and entropy, with drop_all everything; else nothing. What is taken reads 0: just what it reads where the
-    CAM is empty or SAM missed the piece. Returns a new array or the same one.
+    evidence: (3, y, x) uint8, cam, mean, entropy × 255. With probability drop_cam the CAM goes, with drop_sam
+    SAM's mean and entropy, with drop_all everything; else nothing. What is taken reads UNSAID: just what
+    `heard` puts where SAM missed a piece. Returns a new array or the same one.
     """
     fate = rng.random()
-    keep = np.ones((3, 1, 1), evidence.dtype)
     if fate < drop_cam:
-        keep[0] = 0
+        gone = [0]
     elif fate < drop_cam + drop_sam:
-        keep[1:] = 0
+        gone = [1, 2]
     elif fate < drop_cam + drop_sam + drop_all:
-        keep[:] = 0
+        gone = [0, 1, 2]
     else:
         return evidence
-    return evidence * keep
+    left = evidence.copy()
+    left[gone] = _byte(np.array(UNSAID))[gone, None, None]
+    return left
 
 
 def batch(

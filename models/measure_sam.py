@@ -166,19 +166,20 @@ def write_card(card: Path, report: str) -> None:
     card.write_text(f"{head}{mark}\n{report}")
 
 
-def report(args: argparse.Namespace) -> str:
-    """All tables of the command line's `args`, as Markdown."""
+def report(args: argparse.Namespace) -> Iterator[str]:
+    """The parts of the report for the command line's `args`, as Markdown, each as soon as it is measured."""
     sam = build_sam(args.sam, args.checkpoint)
-    parts = [f"Weights sha256 `{sam_digest(args.sam, args.checkpoint)}`, float32, seed {args.seed}."]
+    head = f"Weights sha256 `{sam_digest(args.sam, args.checkpoint)}`, float32, seed {args.seed}."
     if args.sam == "tiny":
         metadata = load_checkpoint(sam_checkpoint(args.sam, args.checkpoint))[1]
-        parts[0] += f" Trained for {metadata['steps']} steps."
-        parts.append("### Procedural surfaces of seeds not trained on: mean IoU per piece")
-        parts.append(procedural_table(sam, args.images, args.points))
+        yield f"{head} Trained for {metadata['steps']} steps."
+        yield "### Procedural surfaces of seeds not trained on: mean IoU per piece"
+        yield procedural_table(sam, args.images, args.points)
+    else:
+        yield head
     for folder in args.sets:
-        parts.append(f"### {folder.name}: IoU in %, clicks on each connected part of the truth, class known")
-        parts.append(set_table(sam, folder, args.points, args.seed))
-    return "\n\n".join(parts) + "\n"
+        yield f"### {folder.name}: IoU in %, clicks on each connected part of the truth, class known"
+        yield set_table(sam, folder, args.points, args.seed)
 
 
 def main() -> None:
@@ -194,10 +195,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=0, help="seed of the clicks on real sets (default 0)")
     parser.add_argument("--card", type=Path, help="model card whose section '## Measured' is to be replaced")
     args = parser.parse_args()
-    text = report(args)
-    print(text)
+    parts = []
+    for part in report(args):
+        print(part, end="\n\n", flush=True)
+        parts.append(part)
     if args.card:
-        write_card(args.card, text)
+        write_card(args.card, "\n\n".join(parts) + "\n")
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ from segment_anything.modeling import Sam
 from torch import Tensor
 
 from models.checkpoints import digest, load_checkpoint, load_official, resolve
-from models.tiny_sam import SIDE, tiny_sam
+from models.tiny_sam import SIDE, STRIDE, WIDTH, tiny_sam
 
 NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny_sam.safetensors"
@@ -56,6 +56,12 @@ def input_side(name: str) -> int:
     if name not in NAMES:
         raise ValueError(f"SAM {name!r} is not known; choose one of {', '.join(NAMES)}")
     return SIDE if name == "tiny" else 1024  # the one size that every official checkpoint was trained at
+
+
+def embedding_shape(name: str) -> tuple[int, int, int]:
+    """Channels, rows and columns of a SAM's image embedding. Raises ValueError for an unknown name."""
+    side = input_side(name)
+    return (WIDTH, side // STRIDE, side // STRIDE) if name == "tiny" else (256, side // 16, side // 16)
 
 
 def normalise(sam: Sam, frames: Tensor, input_sizes: Tensor) -> Tensor:

@@ -43,11 +43,13 @@ class Receipt(BaseModel):
     reasons: dict[str, str]
     """The fingerprint's parts by name, so that a stale block can say which of them changed."""
     group: str
-    """The Zarr group, relative to the store; empty where the config keeps no copy of it."""
+    """The Zarr group, relative to the store."""
     arrays: dict[str, ArrayRecord]
     """By name."""
     files: dict[str, FileRecord]
     """By path relative to the group; a file that is not named here is garbage."""
+    dropped: tuple[str, ...] = ()
+    """Arrays of which the config keeps no copy: rightly absent, and made anew when a stage needs them."""
     failed: dict[int, str]
     """Images of the block that could not be done, by catalog id, with the reason."""
     seconds: float

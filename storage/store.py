@@ -107,7 +107,7 @@ class Store:
     def _require(self, receipt: Receipt, name: str) -> None:
         if name not in receipt.arrays:
             raise StoreError(f"stage {receipt.stage!r}, block {receipt.block}: wrote no array {name!r}")
-        if not receipt.group:
+        if name in receipt.dropped:
             raise StoreError(
                 f"stage {receipt.stage!r}, block {receipt.block}: {name!r} is not kept (config: keep)"
             )
@@ -141,7 +141,7 @@ class Store:
         """
         key = f"arrays/{stage}/{block}/{fingerprint}.zarr"
         final, partial = self.root / key, self.root / f"{key}{PARTIAL}"
-        for left in (partial, final):  # no receipt names them: a crash's garbage
+        for left in (partial, final):  # a crash's garbage, or a group that lost a file and is made anew
             self.objects.delete(left.relative_to(self.root).as_posix())
         partial.parent.mkdir(parents=True, exist_ok=True)
         digests = write_group(partial, specs, values, attributes)
@@ -180,13 +180,14 @@ class Store:
         if before is not None:
             self.objects.put(f"receipts/{stage}/{block}.prev.json", before)
 
-    def drop(self, receipt: Receipt) -> None:
-        """Remove a group that the config does not keep; its receipt stays and says so."""
-        gone = receipt.model_copy(update={"group": "", "files": {}})
-        self.objects.put(
-            f"receipts/{receipt.stage}/{receipt.block}.json", gone.model_dump_json(indent=1).encode()
-        )
-        self.objects.delete(receipt.group)
+    def drop(self, receipt: Receipt, name: str) -> Receipt:
+        """Remove an array that the config does not keep; the receipt says so, first. Returns it."""
+        files = {path: record for path, record in receipt.files.items() if not path.startswith(f"{name}/")}
+        gone = receipt.model_copy(update={"files": files, "dropped": (*receipt.dropped, name)})
+        key = f"receipts/{receipt.stage}/{receipt.block}.json"
+        self.objects.put(key, gone.model_dump_json(indent=1).encode())
+        self.objects.delete(f"{receipt.group}/{name}")
+        return gone
 
     # -- failures ---------------------------------------------------------------------------------
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from models.fusion import Fusion, Precision, fold_of, probabilities
+from models.fusion import Fusion, Precision, fold_of, heard, probabilities
 from storage.arrays import ArraySpec
 from tasks.stage import Arrays, Stage
 
@@ -55,7 +55,12 @@ def fuse(
             continue
         evidence = np.stack([part[n, used, :height, :width] for part in (cam, mean, entropy)], 1)
         share = probabilities(
-            model, image[inside], evidence, fold_of(sha256[n]), views=views, precision=precision
+            model,
+            image[inside],
+            heard(evidence, weight[inside]),
+            fold_of(sha256[n]),
+            views=views,
+            precision=precision,
         )
         p[inside] = label_map(share, classes)
         doubts = is_doubtful(p[inside], classes, score[n], reliability[n], doubtful, absolute, relative)
@@ -93,7 +98,7 @@ def is_doubtful(
 def confidence_of(
     share: np.ndarray, weight: np.ndarray, doubts: bool, *, uncertain: float, cap: float
 ) -> np.ndarray:
-    """Probability of the chosen class, at most `cap` where flags say doubt.
+    """Probability of the chosen class, times `cap` where flags say doubt: at most that, and still in order.
 
     share: (1 + slot, y, x); weight: (y, x), 1 − entropy and 0 where SAM missed a piece or invented one;
     doubts: of the whole image; uncertain: weight in [0, 1] below which a pixel is in doubt.
@@ -119,7 +124,7 @@ STAGE = Stage(
         ),
         ArraySpec(
             name="confidence", dims=("image", "y", "x"), dtype="float16", kind="probability",
-            description="probability of the class in P, capped where a flag says doubt",
+            description="probability of the class in P, scaled down to the cap where a flag says doubt",
         ),
     ),
     config=("fuse",),

@@ -1,5 +1,6 @@
 """A run that is killed at any moment goes on with the same command, and ends with the same arrays."""
 
+import os
 import shutil
 import signal
 import subprocess
@@ -37,7 +38,7 @@ def kill_after(site, seconds):
         while not (site.store.root / "catalog.parquet").exists() and time.monotonic() < deadline:
             time.sleep(0.05)
         time.sleep(seconds)
-        process.send_signal(signal.SIGKILL)
+        os.killpg(process.pid, signal.SIGKILL)  # with the server that it started
         process.wait()
 
 

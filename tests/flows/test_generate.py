@@ -142,9 +142,9 @@ def test_a_lost_shard_is_noticed_and_made_anew(site):
 def test_what_is_not_kept_is_made_when_needed(site):
     before = site.digests()
     site.change(keep={"augmented": False, "embedding": False})
-    for stage in ("augment", "embed"):
+    for stage, name in (("augment", "augmented"), ("embed", "embedding")):
         for receipt in site.store.receipts(stage).values():
-            site.store.drop(receipt)
+            site.store.drop(receipt, name)
     assert site.finish() == {}
     (site.store.root / f"receipts/mask/{blocks(site)[0]}.json").unlink()
     assert site.finish() == {"mask": 1}
@@ -162,7 +162,7 @@ def test_an_empty_share_stops_the_run_and_retires_nothing(site):
 
 def test_a_failing_block_does_not_keep_the_others(site):
     # a checkpoint of another shape than the config says cannot be loaded: cam fails, embed goes on
-    site.change(train_vit={**json.loads("{}"), "checkpoint": "store/broken.safetensors"})
+    site.change(train_vit={"checkpoint": "store/broken.safetensors"})
     (site.store.root / "broken.safetensors").write_bytes(b"none")
     (site.store.root / f"receipts/embed/{blocks(site)[0]}.json").unlink()
     result = site.command("run", str(site.path))
@@ -197,3 +197,52 @@ def test_export_writes_the_images_own_names(site):
         if row.status == "active":
             label = cv2.imread(str(out / row.path), cv2.IMREAD_UNCHANGED)
             assert label.shape[:2] == (row.height, row.width)
+
+
+def test_export_never_takes_the_images_place(site):
+    result = site.command("export", str(site.store.root), str(site.images))
+    assert result.returncode == 1
+    assert "holds the images themselves" in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_a_stale_label_is_not_exported(site):
+    (site.store.root / f"receipts/fuse/{blocks(site)[0]}.json").unlink()
+    out = site.root / "labels"
+    result = site.command("export", str(site.store.root), str(out))
+    assert "no up-to-date label" in result.stderr
+    assert len(list(out.rglob("*.png"))) < 14
+
+
+def test_show_draws_one_image(site):
+    result = site.command("show", str(site.store.root), "dent/001.png", "--out", str(site.root / "one.png"))
+    assert result.returncode == 0, result.stderr
+    picture = cv2.imread(str(site.root / "one.png"))
+    assert min(picture.shape[:2]) > 100
+    assert picture.std() > 10
+
+
+def test_evaluate_scores_a_store(site):
+    masks = site.root / "masks"
+    assert site.command("export", str(site.store.root), str(masks)).returncode == 0
+    result = site.command("evaluate", str(site.store.root), "--masks", str(masks), "--json")
+    assert result.returncode == 0, result.stderr
+    found = json.loads(result.stdout)
+    assert found["P"]["mIoU"] == found["P"]["ACC"] == 1.0, "P against itself"
+    assert found["all 0"]["mIoU"] < 1
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"sam": {"model": "vit_b", "checkpoint": "none.pth"}}, "none.pth"),
+        ({"train_vit": {"checkpoint": "none.safetensors"}}, "none.safetensors"),
+        ({"data": {"folder": "elsewhere"}}, "elsewhere"),
+    ],
+)
+def test_what_is_missing_is_said_in_a_sentence(site, changes, said):
+    site.change(**changes)
+    result = site.command("run", str(site.path))
+    assert result.returncode in (1, 2)
+    assert "Traceback" not in result.stderr
+    assert said in result.stderr

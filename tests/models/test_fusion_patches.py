@@ -70,21 +70,28 @@ def test_no_defect_becomes_an_empty_slot_of_background():
 
 
 def test_each_sample_has_one_fate_in_the_asked_shares():
-    rng, evidence = np.random.default_rng(0), np.full((3, 1, 1), 255, np.uint8)
+    rng, evidence = np.random.default_rng(0), np.zeros((3, 1, 1), np.uint8)
     drawn = [
-        tuple((rob(rng, evidence, drop_cam=0.35, drop_sam=0.35, drop_all=0.15)[:, 0, 0] > 0).tolist())
+        tuple(rob(rng, evidence, drop_cam=0.35, drop_sam=0.35, drop_all=0.15)[:, 0, 0].tolist())
         for _ in range(4000)
     ]
-    expected = {
-        (False, True, True): 0.35,
-        (True, False, False): 0.35,
-        (False, False, False): 0.15,
-        (True, True, True): 0.15,
-    }
+    expected = {(128, 0, 0): 0.35, (0, 128, 255): 0.35, (128, 128, 255): 0.15, (0, 0, 0): 0.15}
     assert set(drawn) == set(expected)
     for fate, share in expected.items():
         assert drawn.count(fate) / 4000 == pytest.approx(share, abs=0.03)
-    assert (evidence == 255).all()
+    assert (evidence == 0).all()
+
+
+def test_sam_is_not_heard_where_it_missed_a_piece():
+    given = record()
+    given["weight"] = given["weight"].copy()
+    given["weight"][20:30, 20:34] = 0
+    patch = cut(given, 70, 1, 0, **RULES)[0]
+    piece = patch.evidence[0, :, 20:30, 20:34]
+    assert (piece[0] == 255).all()
+    assert (piece[1] == 128).all()
+    assert (piece[2] == 255).all()
+    assert (patch.evidence[0, 1:, :20] == 0).all()
 
 
 def test_a_batch_shows_each_patch_twice_turned_with_its_target():

@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from models.checkpoints import load_checkpoint
-from models.fusion import FOLDS, fold_of, load_fusion, probabilities
+from models.fusion import FOLDS, fold_of, heard, load_fusion, probabilities
 from models.fusion_patches import Batch
 from models.train_fusion import (
     Fold,
@@ -212,7 +212,7 @@ def test_recipes_that_cannot_work_are_refused(wrong, said):
 
 
 def test_it_learns_to_look_at_the_image(tmp_path):
-    """Evidence taken away, it still finds the disc: what makes up for a piece that SAM missed."""
+    """SAM not heard, it finds the disc within the broad CAM, with the help of the image."""
     data = [surface(seed) for seed in range(24)]
     recipe = FusionRecipe(min_steps=60, max_steps=60, batch=8, crop=48, crops=1)
     train_fusion([r for r, _ in data], recipe, out=tmp_path / "f.safetensors", state=tmp_path)
@@ -221,7 +221,8 @@ def test_it_learns_to_look_at_the_image(tmp_path):
     model = load_fusion(tmp_path / "f.safetensors")
     found, shuffled = [], []
     for n, (record, disc) in enumerate(data):
-        evidence = np.stack([record["cam"], 0 * record["mean"], record["entropy"]], 1)
+        evidence = np.stack([record["cam"], record["mean"], record["entropy"]], 1)
+        evidence = heard(evidence, np.zeros(disc.shape))
         fold = fold_of(record["sha256"])
         for image, scores in ((record["image"], found), (data[n - 1][0]["image"], shuffled)):
             p = probabilities(model, image, evidence, fold)[1] > 0.5

@@ -90,9 +90,10 @@ def test_failures_go_when_the_block_succeeds(store):
 
 def test_a_dropped_group_says_so(store):
     receipt = commit(store)
-    store.drop(receipt)
-    dropped = store.receipt("fuse", "b000000")
-    assert not (store.root / receipt.group).exists()
+    dropped = store.drop(receipt, "p")
+    assert store.receipt("fuse", "b000000") == dropped
+    assert store.intact(dropped)
+    assert not (store.root / receipt.group / "p").exists()
     assert dropped.arrays == receipt.arrays
     with pytest.raises(StoreError, match="not kept"):
         store.read(dropped, "p")
