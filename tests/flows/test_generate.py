@@ -10,6 +10,7 @@ import xarray
 from small_run import draw
 
 from flows.plan import fingerprint
+from flows.summary import plan_of, stored_config
 from storage.catalog import load
 from tasks.registry import stages
 
@@ -56,7 +57,7 @@ def test_a_second_run_finds_nothing_to_do(site):
     result = site.command("run", str(site.path))
     assert result.returncode == 3  # the broken file is still there
     assert "nothing to do" in result.stdout
-    assert not (site.root / "prefect").exists(), "no server is started for nothing"
+    assert not (site.root / "prefect" / "prefect.db").exists(), "no server is started for nothing"
     assert site.digests() == before
 
 
@@ -172,6 +173,14 @@ def test_a_failing_block_does_not_keep_the_others(site):
     status = site.command("status", str(site.store.root))
     assert "failed cam" in status.stdout
     assert site.store.receipt("embed", blocks(site)[0]) is not None
+
+
+def test_after_a_run_every_block_is_fresh_by_the_stored_config_too(finished):
+    store = finished.store
+    plan = plan_of(store, stored_config(store))
+    assert {name: dict(counts) for name, counts in plan.table().items()} == {
+        stage.name: {"fresh": 4} for stage in stages()
+    }
 
 
 def test_status_tells_how_it_stands(site):
