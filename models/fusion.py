@@ -29,7 +29,7 @@ UNSAID = (0.5, 0.5, 1.0)
 """Cam, mean and entropy that say nothing: what stands where a source is not to be listened to."""
 SAID = (3.0, 5.0)
 """Logits between a full no and a full yes of CAM and SAM: together they span ±4 around background's 0."""
-BOUND = 2.0
+BOUND = 3.5
 """Most that image and surroundings add or take: enough to decide where CAM and SAM contradict each other or
 abstain, too little to overrule them where both are sure. Without a bound a network that was trained on few
 surfaces invents defects on a new one."""

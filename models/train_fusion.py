@@ -39,9 +39,9 @@ class FusionRecipe:
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.98
-    drop_cam: float = 0.2
-    drop_sam: float = 0.2
-    drop_all: float = 0.1
+    drop_cam: float = 0.35
+    drop_sam: float = 0.35
+    drop_all: float = 0.15
     balance: float = 0.5
     consistency: float = 1.0
     abstain: float = 0.3
