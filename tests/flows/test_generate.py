@@ -209,6 +209,9 @@ def test_export_writes_the_images_own_names(site):
 
 
 def test_export_never_takes_the_images_place(site):
+    assert (
+        site.todo() == {}
+    )  # and the store knows this site's images, not those of the one it was copied from
     result = site.command("export", str(site.store.root), str(site.images))
     assert result.returncode == 1
     assert "holds the images themselves" in result.stderr
