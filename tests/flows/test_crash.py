@@ -39,13 +39,13 @@ def kill_after(site, seconds):
             time.sleep(0.05)
         time.sleep(seconds)
         os.killpg(process.pid, signal.SIGKILL)  # with the server that it started
-        process.wait()
+        return process.wait()
 
 
 def test_killed_runs_end_like_an_undisturbed_one(pinned, finished):
     rng = np.random.default_rng(3)
-    for seconds in rng.uniform(0, 25, 5):
-        kill_after(pinned, float(seconds))
+    ends = [kill_after(pinned, float(seconds)) for seconds in rng.uniform(0, 25, 5)]
+    assert -signal.SIGKILL in ends, "no run was killed before it was done"
     result = pinned.command("run", str(pinned.path))
     assert result.returncode == 3, result.stdout + result.stderr
     assert pinned.digests() == finished.digests()
