@@ -71,6 +71,81 @@ def run(config: ConfigPath) -> None:
     raise typer.Exit(summary.exit_code)
 
 
+@app.command(epilog="Example: bluemask plan photos.yaml")
+def plan(config: ConfigPath) -> None:
+    """Say what a run would do now, and why; nothing is written."""
+    from rich.console import Console
+
+    from flows.forecast import print_plan
+
+    print_plan(config, Console(), Console(stderr=True))
+
+
+@app.command(epilog="Example: bluemask rerun photos.store --stage mask --failed")
+def rerun(
+    store: StorePath,
+    stage: Annotated[str, typer.Option(help="The stage to do again, such as mask.")],
+    failed: Annotated[bool, typer.Option("--failed", help="Only blocks on which it failed.")] = False,
+    images: Annotated[
+        list[str] | None, typer.Option(help="Only blocks with this image; may be given several times.")
+    ] = None,
+) -> None:
+    """Do one stage again, with the config of the last run, and what depends on it where its content changes."""
+    from rich.console import Console
+
+    from flows.rerun import rerun_stage
+    from flows.summary import print_summary
+
+    summary = rerun_stage(store, stage, Console(stderr=True), failed=failed, images=images or ())
+    print_summary(summary, Console())
+    raise typer.Exit(summary.exit_code)
+
+
+@app.command(epilog="Example: bluemask verify photos.store --repair")
+def verify(
+    store: StorePath,
+    repair: Annotated[bool, typer.Option("--repair", help="Make anew what is damaged.")] = False,
+) -> None:
+    """Read everything again and hold it against receipts and digests. Exit status: 0 sound, 1 damaged."""
+    from rich.console import Console
+
+    from flows.upkeep import verify_store
+
+    raise typer.Exit(verify_store(store, Console(), repair=repair))
+
+
+@app.command(epilog="Example: bluemask prune photos.store --nights 7 --quota 200")
+def prune(
+    store: StorePath,
+    nights: Annotated[
+        int | None, typer.Option(min=0, help="Days for which replaced arrays stay; else the config's.")
+    ] = None,
+    quota: Annotated[
+        float | None, typer.Option(min=0, help="Most space for the store, in GB; else the config's.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only say what would go.")] = False,
+) -> None:
+    """Free space: what no receipt names, what was replaced long ago, what can be made anew. Labels never go."""
+    from rich.console import Console
+
+    from flows.upkeep import print_pruning
+
+    raise typer.Exit(print_pruning(store, Console(), nights=nights, quota_gb=quota, dry=dry_run))
+
+
+@app.command(epilog="Example: bluemask rollback photos.store vit")
+def rollback(
+    store: StorePath,
+    network: Annotated[str, typer.Argument(help="`vit` or `fusion`.")],
+) -> None:
+    """Take the last promoted network back; the one before takes its place, and this one is not trained again."""
+    from rich.console import Console
+
+    from flows.upkeep import roll_back
+
+    roll_back(store, network, Console())
+
+
 @app.command(epilog="Example: bluemask status photos.store")
 def status(store: StorePath) -> None:
     """Show how every stage stands: blocks fresh, stale, failed and missing, and why."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import math
-import threading
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -29,13 +28,16 @@ class Catalogue:
     changes: Changes
     problems: tuple[str, ...]
     value_range: tuple[int, int] | None
+    classes: list[str]
 
 
-def refresh(store: Store, config: Config, report: Callable[[int, int], None]) -> Catalogue:
+def refresh(
+    store: Store, config: Config, report: Callable[[int, int], None], *, write: bool = True
+) -> Catalogue:
     """Look at every file, hash and decode those that are new, and write the catalog.
 
-    report: called with images looked at and their total. Raises CatalogError where too many are gone,
-    and what `scan` raises where the folder cannot be read.
+    report: called with images looked at and their total. write: False only looks.
+    Raises CatalogError where too many are gone, and what `scan` raises where the folder cannot be read.
     """
     data = config.data
     seen = scan(data.folder, data.labels, data.normal)
@@ -48,12 +50,31 @@ def refresh(store: Store, config: Config, report: Callable[[int, int], None]) ->
         for n, item in enumerate(pool.map(looker.look, seen.sources), start=1):
             found.append(item)
             report(n, len(seen.sources))
-    store.add_classes(seen.classes)
-    value_range = _value_range(store, config, looker.peak)
+    value_range = _value_range(store, config, max((item.peak for item in found), default=0), write=write)
+    found = [_within(item, config, value_range) for item in found]
     size = block_size(config, found, max((len(item.labels) for item in found), default=1))
-    rows, changes = reconcile(load(store), found, size, data.max_gone)
-    save(store, rows)
-    return Catalogue(rows, changes, problems, value_range)
+    rows, changes = reconcile(load(store), found, size, data.max_gone, seen.unlisted)
+    classes = store.merged_classes(seen.classes)
+    if write:
+        store.add_classes(seen.classes)
+        save(store, rows)
+    return Catalogue(rows, changes, problems, value_range, classes)
+
+
+def _within(item: Found, config: Config, value_range: tuple[int, int] | None) -> Found:
+    """An image brighter than the range that was fixed without it would be clipped in silence: it is refused."""
+    if config.data.value_range is not None or value_range is None or item.peak <= value_range[1]:
+        return item
+    why = (
+        f"its values reach {item.peak}, the range of the set ends at {value_range[1]}, fixed at the first run; "
+        f"set data.value_range: [0, {_depth(item.peak)}] (every image of more than 8 bits is then done anew)"
+    )
+    return replace(item, unreadable=why, width=0, height=0)
+
+
+def _depth(peak: int) -> int:
+    """The least range of a camera that holds a value."""
+    return next(int(2**bits - 1) for bits in DEPTHS if peak < 2**bits)
 
 
 class _Looker:
@@ -62,8 +83,6 @@ class _Looker:
     def __init__(self, config: Config, marks: AnnotationIndex, known: dict[str, ImageRow]) -> None:
         self.folder, self.marks, self.known = config.data.folder, marks, known
         self.most = int(config.data.max_megapixels * 1e6)
-        self.peak = 0
-        self._lock = threading.Lock()
 
     def look(self, source: Source) -> Found:
         """What the catalog needs to know of one file; an unreadable one is found with its reason."""
@@ -71,14 +90,15 @@ class _Looker:
         try:
             stat = path.stat()
         except OSError as error:
-            return Found(source.path, source.labels, "", 0, 0, unreadable=str(error.strerror))
+            return Found(source.path, source.labels, "", 0, 0, unreadable=_unreachable(error))
         annotation = self.marks.digest(source.path)
         found = Found(source.path, source.labels, "", stat.st_size, stat.st_mtime_ns, annotation)
+        found = replace(found, touched=stat.st_ctime_ns)
         row = self.known.get(source.path)
         if (
             row is not None
             and row.status == "active"
-            and (row.bytes, row.modified) == (stat.st_size, stat.st_mtime_ns)
+            and (row.bytes, row.modified, row.touched) == (found.bytes, found.modified, found.touched)
         ):
             return replace(found, sha256=row.sha256, width=row.width, height=row.height, unreadable=row.why)
         return self._read(path, found)
@@ -87,27 +107,33 @@ class _Looker:
         try:
             sha256 = file_digest(path)
         except OSError as error:
-            return replace(found, unreadable=str(error.strerror))
+            return replace(found, unreadable=_unreachable(error))
         try:
             read_header(path, max_pixels=self.most)
             pixels = read_pixels(path, max_pixels=self.most)
         except UnreadableImage as error:
             return replace(found, sha256=sha256, unreadable=error.reason)
-        if pixels.dtype.itemsize > 1:
-            with self._lock:
-                self.peak = max(self.peak, int(pixels.max(initial=0)))
-        return replace(found, sha256=sha256, width=pixels.shape[1], height=pixels.shape[0])
+        peak = int(pixels.max(initial=0)) if pixels.dtype.itemsize > 1 else 0
+        return replace(found, sha256=sha256, width=pixels.shape[1], height=pixels.shape[0], peak=peak)
 
 
-def _value_range(store: Store, config: Config, peak: int) -> tuple[int, int] | None:
+def _unreachable(error: OSError) -> str:
+    return (
+        f"cannot be read ({error.strerror}); give this user the right to read it, or mend its disk or share"
+    )
+
+
+def _value_range(store: Store, config: Config, peak: int, *, write: bool) -> tuple[int, int] | None:
     """The set's one range for more than 8 bits: from the config, else fixed at the first run that meets such images."""
     if config.data.value_range is not None:
-        store.write_json(RANGE, list(config.data.value_range))
+        if write and store.read_json(RANGE) != list(config.data.value_range):
+            store.write_json(RANGE, list(config.data.value_range))
         return config.data.value_range
     fixed = store.read_json(RANGE)
     if fixed is None and peak:
-        fixed = [0, next(2**bits - 1 for bits in DEPTHS if peak < 2**bits)]
-        store.write_json(RANGE, fixed)
+        fixed = [0, _depth(peak)]
+        if write:
+            store.write_json(RANGE, fixed)
     return None if fixed is None else (int(fixed[0]), int(fixed[1]))
 
 

@@ -27,6 +27,9 @@ from flows.sections import (
 
 NORMAL = ("good", "free", "ok", "normal", "no_defect", "no-defect", "defect_free", "none")
 
+MOST_BYTES = 1 << 18
+"""Largest config file that is read."""
+
 
 class ConfigError(ValueError):
     """The configuration cannot be used; the message names the key, the value and what is allowed."""
@@ -72,6 +75,37 @@ class RetrainConfig(Section):
     `always`: when any does; `never`: only where there is no network yet, or one lacks a class."""
     share: float = Field(default=0.1, ge=0, le=1)
     """Share of images, 0 to 1: below a tenth the networks hardly move and every CAM would be redone."""
+    promote: Literal["checked", "always"] = "checked"
+    """`checked`: a trained network takes the other's place only if no figure that needs no mask falls by more than
+    `tolerance`; `always`: unseen. `bluemask rollback` takes one back."""
+    tolerance: float = Field(default=0.05, ge=0, le=1)
+    """How far a figure may fall, as a share, 0 to 1: two trainings on the same images differ by some hundredths."""
+    check_images: int = Field(default=128, ge=1)
+    """Images on which the two are compared: a few seconds of work."""
+
+
+class RetentionConfig(Section):
+    """What `bluemask prune`, and the end of each nightly run, removes."""
+
+    nights: int = Field(default=7, ge=0)
+    """Days for which replaced arrays, retired images' arrays and reports are kept: time to look, and to go back."""
+    quota_gb: float | None = Field(default=None, gt=0)
+    """Most space for the store, in GB; above it replaced arrays go at once, then augmented images and embeddings,
+    which are made anew when needed. Labels never go. None: no limit."""
+
+
+class AlertConfig(Section):
+    """What makes a run fail loudly, although it ended."""
+
+    quarantined: float | None = Field(default=0.2, ge=0, le=1)
+    """Share of the images that could not be read, above which something is wrong with the camera or the share."""
+    drift: float | None = Field(default=None, gt=0)
+    """Relative change of a class's share of defect pixels since the last run, such as 0.5; none by default, as
+    only the user knows how much a line varies."""
+    entropy: float | None = Field(default=None, gt=0)
+    """Rise of the mean entropy since the last run, in bits; none by default."""
+    changed: float | None = Field(default=None, ge=0, le=1)
+    """Share of the images there before whose label map is another one now; none by default."""
 
 
 class KeepConfig(Section):
@@ -97,7 +131,7 @@ class Config(BaseSettings):
     data: DataConfig
     """The user's files."""
     store: Path
-    """Folder for catalog, arrays, receipts and checkpoints; relative to the config file."""
+    """Folder for catalog, arrays, receipts and checkpoints, relative to the config file; or s3://bucket/prefix."""
     block: int = Field(default=64, ge=1, le=64)
     """Most images a block, a power of two: the unit of work, of retry and of commit."""
     memory_gb: float = Field(default=1.0, gt=0)
@@ -117,6 +151,18 @@ class Config(BaseSettings):
     """Which large arrays stay on disk."""
     retrain: RetrainConfig = RetrainConfig()
     """When the networks are trained anew."""
+    retention: RetentionConfig = RetentionConfig()
+    """What is removed when."""
+    alerts: AlertConfig = AlertConfig()
+    """What makes a run fail loudly."""
+    pins: dict[Literal["sam", "vit", "fusion"], str] = {}
+    """Sha256 that a network's checkpoint must have, by network; empty: any. Official SAM files are checked in any
+    case."""
+    runner: Literal["threads", "dask"] = "threads"
+    """Where blocks are worked on: threads of this process, or Dask workers, here or on other machines."""
+    scheduler: str | None = None
+    """Address of the Dask scheduler, such as tcp://10.0.0.5:8786, for `runner: dask`; workers with a resource
+    `accelerator` get the stages that need a network, one at a time for each."""
     augment: AugmentConfig = AugmentConfig()
     """The views."""
     sam: SamConfig = SamConfig()
@@ -137,6 +183,13 @@ class Config(BaseSettings):
     """The fusion network's training."""
     fuse: FuseConfig = FuseConfig()
     """P and its confidence."""
+
+    @field_validator("pins")
+    @classmethod
+    def _digests(cls, value: dict[Any, str]) -> dict[Any, str]:
+        if any(len(pin) != 64 or not set(pin) <= set("0123456789abcdef") for pin in value.values()):
+            raise ValueError("must be sha256 digests, 64 hexadecimal digits each")
+        return value
 
     @field_validator("block")
     @classmethod
@@ -165,7 +218,7 @@ def load_config(path: Path) -> Config:
     value and what is allowed.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = _parsed(path)
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}; `bluemask init FOLDER --out {path}` writes one"
@@ -175,6 +228,16 @@ def load_config(path: Path) -> Config:
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     return anchored(build_config(values, str(path)), path.resolve().parent)
+
+
+def _parsed(path: Path) -> Any:
+    """YAML of a reasonable size and without aliases: a few lines of those unfold to gigabytes."""
+    if path.stat().st_size > MOST_BYTES:
+        raise ConfigError(f"{path} has {path.stat().st_size} bytes; a config has a few thousand at most")
+    text = path.read_text(encoding="utf-8")
+    if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
+        raise ConfigError(f"{path} holds a YAML alias (*name); write the value out")
+    return yaml.safe_load(text)
 
 
 def build_config(values: dict[str, Any], source: str) -> Config:
@@ -194,7 +257,7 @@ def anchored(config: Config, folder: Path) -> Config:
         update: dict[str, Any] = {}
         for name in type(model).model_fields:
             value = getattr(model, name)
-            if isinstance(value, Path):
+            if isinstance(value, Path) and not value.as_posix().startswith("s3:"):
                 update[name] = (folder / value.expanduser()).resolve()
             elif isinstance(value, BaseModel):
                 update[name] = fix(value)

@@ -12,9 +12,12 @@ import numpy as np
 import torch
 
 from flows.config import Config
+from flows.memory import halving
 from flows.networks import load_model
 from flows.plan import Plan, digest_of, facts, fingerprint, section
 from storage.catalog import ImageRow
+from storage.lock import StoreLockedError
+from storage.objects import StoreUnwritableError
 from storage.pixels import read_pixels, to_rgb8
 from storage.receipts import Receipt
 from storage.sources import AnnotationIndex
@@ -28,33 +31,51 @@ class BlockError(RuntimeError):
     """A stage failed on a block; the message names both."""
 
 
+STOPS = (StoreUnwritableError, StoreLockedError)
+"""After these no other block would go better: the run ends."""
+
+
 class Job:
     """All that a worker needs to do any block: handed to it once."""
 
     def __init__(self, store: Store, config: Config, plan: Plan, advance: Callable[[str, int], None]) -> None:
         """advance: called with a stage's name and the number of images of a block that is done."""
         self.store, self.config, self.plan, self.advance = store, config, plan, advance
+        self.batches: dict[str, int] = {}
+        """Batch sizes that had to be lowered, by stage."""
+
+    def part(self, blocks: list[str]) -> Job:
+        """The same job for some blocks alone, to be sent to another process."""
+        return Job(self.store, self.config, self.plan.part(blocks), _unseen)
 
     def run(self, stage: Stage, block: str) -> Receipt:
         """Do one block of a stage, unless its receipt says that it is done.
 
-        Raises BlockError with stage, block and cause.
+        Raises BlockError with stage, block and cause, and one of STOPS where no block can go on.
         """
         if not self.plan.fresh(stage, block):
             try:
                 self.plan.update(self._do(stage, block))
+            except STOPS:
+                raise
             except Exception as error:
                 raise BlockError(f"stage {stage.name}, block {block}: {error}") from error
             self.advance(stage.name, len(self.plan.blocks[block]))
         return self.plan.receipts[stage.name][block]
 
     def _do(self, stage: Stage, block: str) -> Receipt:
+        """Do a block, or take back what was made from just the same before."""
         reasons = self.plan.reasons(stage, block)
         if reasons is None:
             raise BlockError("what it reads is not there yet")
         started = time.perf_counter()
+        if (stage.name, block) not in self.plan.forced:
+            kept = self.store.restore(stage.name, block, fingerprint(reasons))
+            if kept is not None:
+                return kept
         if stage.name == "ingest":
             arrays, failed = self._ingest(block)
+            self._refuse_loss(block, failed)
         else:
             arrays, failed = self._compute(stage, block), {}
         return self.store.commit(
@@ -68,6 +89,15 @@ class Job:
             failed=failed,
             seconds=time.perf_counter() - started,
         )
+
+    def _refuse_loss(self, block: str, failed: dict[int, str]) -> None:
+        """A block that is being repaired stays as it is where an image cannot be had any more: its label is sound."""
+        before = self.store.receipt("ingest", block)
+        had = set() if before is None else set(before.failed)
+        if ("ingest", block) in self.plan.forced and (
+            lost := {i: why for i, why in failed.items() if i not in had}
+        ):
+            raise BlockError("; ".join(lost.values()))
 
     def _attributes(self, stage: Stage, block: str) -> dict[str, Any]:
         """What a reader of the group alone must know: which images, which classes."""
@@ -85,7 +115,7 @@ class Job:
                 "precision": self.config.precision,
             }
         with torch.inference_mode():
-            result: dict[str, np.ndarray] = stage.function(**keywords)
+            result: dict[str, np.ndarray] = halving(stage.name, stage.function, keywords, self.batches)
         return result
 
     def array(self, name: str, block: str) -> np.ndarray:
@@ -120,6 +150,10 @@ class Job:
         return AnnotationIndex(data.folder, data.annotations, data.points)
 
 
+def _unseen(stage: str, images: int) -> None:
+    """Progress in another process shows in the receipts."""
+
+
 class _Pixels:
     """An image's pixels: from the block's last group where that holds the same content, else from the file.
 
@@ -150,7 +184,8 @@ class _Pixels:
     def _file(self, row: ImageRow) -> np.ndarray:
         path = Path(self.job.config.data.folder) / row.path
         most = int(self.job.config.data.max_megapixels * 1e6)
+        before = file_digest(path)
         image = to_rgb8(read_pixels(path, max_pixels=most), self.job.plan.value_range)
-        if file_digest(path) != row.sha256:
+        if {before, file_digest(path)} != {row.sha256}:
             raise ValueError(f"{row.path}: changed while the run was on its way; run again")
         return image

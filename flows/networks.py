@@ -9,7 +9,7 @@ from typing import Any
 import torch
 
 from flows.config import Config
-from models.checkpoints import digest
+from models.checkpoints import OFFICIAL, cache_folder, digest
 from models.fusion import load_fusion
 from models.sam import build_sam, sam_checkpoint
 from models.vit import load_vit
@@ -43,7 +43,24 @@ def promoted(store: Store, kind: ModelKind) -> dict[str, Any] | None:
 
 
 def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
-    """Sha256 of the weights that a stage would use now; None where they are yet to be trained."""
+    """Sha256 of the weights that a stage would use now; None where they are yet to be trained.
+
+    Nothing is fetched for it: of an official SAM it is known. Raises NoNetworkError where a checkpoint that the
+    config names is missing, or is not the one that the config pins.
+    """
+    found = _model_digest(store, config, kind)
+    pin = config.pins.get(kind)
+    if found is not None and pin is not None and found != pin:
+        raise NoNetworkError(
+            f"pins.{kind} = {pin}, but the {kind} network's sha256 is {found}; put the right file there, or "
+            "correct the pin"
+        )
+    return found
+
+
+def _model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
+    if kind == "sam" and config.sam.checkpoint is None and config.sam.model in OFFICIAL:
+        return OFFICIAL[config.sam.model].sha256
     fixed = _sam_path(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
     if fixed is not None:
         if not fixed.is_file():
@@ -53,6 +70,12 @@ def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
         return _file_digest(fixed, fixed.stat().st_mtime_ns)
     entry = promoted(store, kind)
     return None if entry is None else str(entry["digest"])
+
+
+def prepare(config: Config, kind: ModelKind) -> None:
+    """Have SAM's file at hand, fetched where it has to be, before any block needs it. Raises with the remedy."""
+    if kind == "sam":
+        _sam_path(config.sam.model, config.sam.checkpoint)
 
 
 @lru_cache(maxsize=8)
@@ -70,11 +93,15 @@ def load_model(store: Store, config: Config, kind: ModelKind) -> Any:
     """The network, in evaluation mode, on its device; kept for the next block."""
     key = model_digest(store, config, kind)
     if key is None:
-        raise NoNetworkError(f"no {kind} network has been trained yet for {store.root}")
-    path = pinned(config, kind) or store.root / "checkpoints" / f"{key}.safetensors"
-    if kind == "sam":
-        path = _sam_path(config.sam.model, config.sam.checkpoint)
-    return _load(kind, key, path, config.sam.model, device_of(config))
+        raise NoNetworkError(f"no {kind} network has been trained yet for {store.name}")
+    path = _sam_path(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
+    return load_network(store, config, kind, key, path)
+
+
+def load_network(store: Store, config: Config, kind: ModelKind, key: str, path: Path | None = None) -> Any:
+    """A network by its digest, from the store where no path is given; kept for the next block."""
+    file = path or store.checkpoint(key, cache_folder() / "checkpoints")
+    return _load(kind, key, file, config.sam.model, device_of(config))
 
 
 @lru_cache(maxsize=4)

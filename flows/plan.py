@@ -66,6 +66,8 @@ class Plan:
     receipts: dict[str, dict[str, Receipt]]
     failures: dict[str, set[str]]
     intact: Callable[[Receipt], bool]
+    forced: set[tuple[str, str]] = field(default_factory=set)
+    """Stage and block that are to be done again whatever their receipts say."""
     blocks: dict[str, list[ImageRow]] = field(init=False)
     _recipes: dict[str, str] = field(init=False)
     _known: dict[tuple[str, str], bool] = field(init=False, default_factory=dict)
@@ -78,9 +80,33 @@ class Plan:
     def update(self, receipt: Receipt) -> None:
         """Take in that a stage has done a block."""
         self.receipts[receipt.stage][receipt.block] = receipt
+        self.forced.discard((receipt.stage, receipt.block))
         self.failures[receipt.stage].discard(receipt.block)
         for stage in stages():  # workers do this at the same time: entry by entry, never the whole
             self._known.pop((stage.name, receipt.block), None)
+
+    def force(self, stage: str, blocks: Iterable[str]) -> None:
+        """Have a stage done again on some blocks; what reads it follows where its content changes."""
+        self.forced |= {(stage, block) for block in blocks}
+        self._known.clear()
+
+    def part(self, blocks: Iterable[str]) -> Plan:
+        """The same plan of some blocks alone: small enough to be sent to another process."""
+        wanted = set(blocks)
+        return Plan(
+            config=self.config,
+            rows=[row for row in self.rows if row.block in wanted],
+            classes=self.classes,
+            value_range=self.value_range,
+            digest=self.digest,
+            receipts={
+                name: {block: receipt for block, receipt in found.items() if block in wanted}
+                for name, found in self.receipts.items()
+            },
+            failures={name: found & wanted for name, found in self.failures.items()},
+            intact=self.intact,
+            forced={pair for pair in self.forced if pair[1] in wanted},
+        )
 
     def recipe(self, stage: Stage) -> str:
         """Digest of the part of the config that a stage's result depends on."""
@@ -98,12 +124,13 @@ class Plan:
         rows: list[ImageRow],
         value_range: tuple[int, int] | None,
         digest: Digest,
+        classes: list[str] | None = None,
     ) -> Plan:
-        """Gather receipts and failures of a store."""
+        """Gather receipts and failures of a store. classes: None takes the store's."""
         return cls(
             config=config,
             rows=rows,
-            classes=store.classes(),
+            classes=store.classes() if classes is None else classes,
             value_range=value_range,
             digest=digest,
             receipts={stage.name: store.receipts(stage.name) for stage in stages()},
@@ -146,7 +173,7 @@ class Plan:
 
     def _judge(self, stage: Stage, block: str) -> bool:
         receipt = self.receipts[stage.name].get(block)
-        if receipt is None:
+        if receipt is None or (stage.name, block) in self.forced:
             return False
         if any(row.id in receipt.failed and row.status == "active" for row in self.blocks[block]):
             return False  # a file that could not be read is tried again
@@ -166,6 +193,8 @@ class Plan:
         receipt, reasons = self.receipts[stage.name].get(block), self.reasons(stage, block)
         if receipt is None:
             return "never done"
+        if (stage.name, block) in self.forced:
+            return "asked for"
         if reasons is None:
             return "waits for what it reads"
         changed = sorted(

@@ -1,4 +1,4 @@
-"""The steps of a run: look, train, and every stage over its blocks, by Prefect tasks."""
+"""The steps of a run: look, train, and every stage over its blocks."""
 
 from __future__ import annotations
 
@@ -7,27 +7,21 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
 from functools import partial
-from typing import Any
 
 import torch
 import yaml
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
-from prefect.tasks import exponential_backoff
 
 from flows import training
-from flows.catalogue import Catalogue, refresh
+from flows.catalogue import refresh
 from flows.config import Config
-from flows.execute import BlockError, Job
-from flows.networks import model_digest
+from flows.execute import STOPS, Job
+from flows.networks import model_digest, prepare
+from flows.outcome import Selection, Summary
 from flows.plan import Plan
 from flows.progress import Bars
-from storage.catalog import ImageRow
-from storage.store import Store
-from tasks.registry import stage as stage_of
+from flows.runners import Alone, Runner
+from storage.store import Store, StoreError
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind, Stage
 
@@ -38,64 +32,79 @@ MOST_TASKS = 400
 TRAINED: tuple[ModelKind, ...] = ("vit", "fusion")
 
 
-@dataclass
-class Summary:
-    """What a run did, in figures that tell the truth."""
-
-    catalogue: Catalogue
-    done: dict[str, int] = field(default_factory=dict)
-    images: dict[str, int] = field(default_factory=dict)
-    seconds: dict[str, float] = field(default_factory=dict)
-    failures: dict[str, str] = field(default_factory=dict)
-    failed_images: dict[str, str] = field(default_factory=dict)
-    notes: list[str] = field(default_factory=list)
-    peak_gb: float = 0.0
-
-    @property
-    def quarantined(self) -> list[ImageRow]:
-        """Images that could not be read, and are in no output."""
-        return [row for row in self.catalogue.rows if row.status == "quarantined"]
-
-    @property
-    def idle(self) -> bool:
-        """Whether there was nothing to do."""
-        return not self.done and not self.failures
-
-    @property
-    def exit_code(self) -> int:
-        """0 all is well; 1 something failed; 3 done, but some images could not be read."""
-        if self.failures:
-            return 1
-        return 3 if self.quarantined or self.failed_images else 0
-
-
 class Run:
     """One run over a store, whose writer's lock the caller holds."""
 
-    def __init__(self, store: Store, config: Config, shown: Bars) -> None:
-        """shown: where progress is drawn."""
+    def __init__(
+        self,
+        store: Store,
+        config: Config,
+        shown: Bars,
+        runner: Runner | None = None,
+        selection: Selection | None = None,
+        *,
+        dry: bool = False,
+    ) -> None:
+        """shown: where progress is drawn; runner: None is this process alone; selection: None is all there is.
+
+        dry: only look; the store is not touched, and its lock need not be held.
+        """
         self.store, self.config, self.shown = store, config, shown
+        self.runner = runner or Alone(config)
         if config.threads:
             torch.set_num_threads(config.threads)
-        store.objects.sweep()
-        store.objects.put("config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
+        if not dry:
+            store.objects.sweep()
+            _note_config(store, config)
         shown.start("look", 0, "files")
-        self.catalogue = refresh(store, config, partial(shown.reach, "look"))
+        self.catalogue = refresh(store, config, partial(shown.reach, "look"), write=not dry)
         shown.finish("look")
         digest = partial(model_digest, store, config)
-        self.plan = Plan.of(store, config, self.catalogue.rows, self.catalogue.value_range, digest)
+        found = self.catalogue
+        self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
         self.job = Job(store, config, self.plan, shown.advance)
         self.summary = Summary(self.catalogue)
+        self.only = None if selection is None else self._select(selection)
+
+    def _select(self, selection: Selection) -> set[str]:
+        """The blocks that a rerun is about, whose stage is then to be done again. Raises StoreError for a wrong name."""
+        if selection.stage not in {stage.name for stage in stages()}:
+            names = ", ".join(stage.name for stage in stages())
+            raise StoreError(f"{selection.stage!r} is no stage; there are: {names}")
+        chosen = set(self.plan.blocks)
+        if selection.images:
+            known = {row.path: row.block for row in self.catalogue.rows if row.status == "active"}
+            if strange := [path for path in selection.images if path not in known]:
+                raise StoreError(f"{strange[0]!r} is no image of {self.store.name}; see `bluemask status`")
+            chosen &= {known[path] for path in selection.images}
+        if selection.failed:
+            chosen &= self.plan.failures[selection.stage] | self._with_failed_images(selection.stage)
+        self.plan.force(selection.stage, chosen)
+        return chosen
+
+    def _with_failed_images(self, stage: str) -> set[str]:
+        return {block for block, receipt in self.plan.receipts[stage].items() if receipt.failed}
+
+    def todo(self, stage: Stage) -> list[str]:
+        """Blocks that the stage must do in this run, in order."""
+        return [block for block in self.plan.todo(stage) if self.only is None or block in self.only]
 
     def forecast(self) -> dict[str, int]:
         """Images that each stage is to do, and that each network is to be trained on, as far as it shows now."""
         found: dict[str, int] = {}
         for step in self.steps():
             if isinstance(step, Stage):
-                found[step.name] = sum(len(self.plan.blocks[block]) for block in self.plan.todo(step))
-            elif training.decide(self.store, self.config, self.plan, step).train:
+                found[step.name] = sum(len(self.plan.blocks[block]) for block in self.todo(step))
+            elif self.decision(step).train:
                 found[f"train_{step}"] = sum(row.status == "active" for row in self.catalogue.rows)
         return {name: count for name, count in found.items() if count}
+
+    def digests(self, stage: str) -> dict[str, str]:
+        """Content digest of a stage's first array by block, as far as it stands."""
+        return {
+            block: next(iter(receipt.arrays.values())).digest
+            for block, receipt in self.plan.receipts[stage].items()
+        }
 
     def idle(self) -> bool:
         """Whether every block of every stage is fresh and no network is to be trained."""
@@ -110,17 +119,26 @@ class Run:
                 yield stage.model
             yield stage
 
-    def train(self, kind: ModelKind) -> None:
-        """Train a network where the retrain policy says so, and promote it."""
-        decision = training.decide(self.store, self.config, self.plan, kind)
+    def decision(self, kind: ModelKind) -> training.Decision:
+        """Whether a network is to be trained in this run, and why."""
+        if self.only is not None and model_digest(self.store, self.config, kind) is not None:
+            return training.Decision(False, "only some blocks are done again")
+        return training.decide(self.store, self.config, self.plan, kind)
+
+    def train(self, kind: ModelKind, *, asked: bool = False) -> None:
+        """Train a network where the retrain policy says so, or where it is asked for."""
+        decision = training.Decision(True, "asked for") if asked else self.decision(kind)
         name = f"train_{kind}"
-        self.summary.notes.append(f"{name}: {'trained' if decision.train else 'kept'}: {decision.why}")
         if not decision.train:
+            self.summary.notes.append(f"{name}: kept: {decision.why}")
             return
         started = time.monotonic()
         self.shown.start(name, 0, "steps")
         try:
-            fit.with_options(name=name)(self.job, kind, partial(self.shown.reach, name))
+            outcome = self.runner.fit(self.job, kind, partial(self.shown.reach, name))
+            self.summary.notes.append(f"{name}: {outcome} (reason: {decision.why})")
+        except STOPS:
+            raise
         except (RuntimeError, ValueError, OSError) as error:  # what needs no new network still goes on
             self.summary.failures[name] = f"{type(error).__name__}: {error}"
             return
@@ -130,36 +148,54 @@ class Run:
         self._count(name, 1, sum(1 for _ in training.members(self.plan, kind)), time.monotonic() - started)
 
     def stage(self, stage: Stage) -> None:
-        """Do every stale block of a stage; a failing one is reported, and all that does not need it goes on."""
-        todo = [block for block in self.plan.todo(stage) if self.plan.reasons(stage, block) is not None]
+        """Do every stale block of a stage; a failing one is reported, and all that does not need it goes on.
+
+        Raises one of STOPS where no block can go on.
+        """
+        todo = [block for block in self.todo(stage) if self.plan.reasons(stage, block) is not None]
         if not todo:
             return
+        if stage.model is not None:
+            prepare(self.config, stage.model)
         started = time.monotonic()
         self.shown.start(stage.name, len(todo), "blocks")
-        for blocks, error in self._in_window(stage, todo):
-            for block in blocks:
-                self._note(stage, block, error)
-        self.shown.finish(stage.name)
-        done = [block for block in todo if self.plan.fresh(stage, block)]
-        self._count(
-            stage.name, len(done), sum(len(self.plan.blocks[b]) for b in done), time.monotonic() - started
-        )
+        try:
+            for blocks, error in self._in_window(stage, todo):
+                self._take(stage, blocks, error)
+        finally:
+            self.shown.finish(stage.name)
+            done = [block for block in todo if self.plan.fresh(stage, block)]
+            images = sum(len(self.plan.blocks[block]) for block in done)
+            self._count(stage.name, len(done), images, time.monotonic() - started)
+        self._drop_unkept(stage)
 
-    def _in_window(self, stage: Stage, todo: list[str]) -> Iterator[tuple[list[str], str]]:
+    def _in_window(self, stage: Stage, todo: list[str]) -> Iterator[tuple[list[str], Exception | None]]:
         """Submit groups of blocks, never more at a time than there are places; give each group's error."""
-        # one place per accelerator: two networks at once would only share the same cores
-        places = 1 if stage.model is not None else self.config.workers
-        worker = blocks_task(self.config).with_options(name=stage.name)
-        waiting, running = deque(todo), deque[tuple[list[str], PrefectFuture[Any]]]()
+        places = self.runner.places(stage)
+        waiting = deque(todo)
+        running = deque[tuple[list[str], Callable[[], Exception | None]]]()
         size = 1
         while waiting or running:
             while waiting and len(running) < places:
                 group = [waiting.popleft() for _ in range(min(size, len(waiting)))]
-                running.append((group, worker.submit(self.job, stage.name, group)))
-            group, future = running.popleft()
-            future.wait()
-            yield group, _error(future)
+                running.append((group, self.runner.submit(self.job, stage, group)))
+            group, wait = running.popleft()
+            yield group, wait()
             size = self._group_size(stage, group, len(todo))
+
+    def _take(self, stage: Stage, blocks: list[str], error: Exception | None) -> None:
+        """Note how a group went; what another process did is read from its receipts."""
+        for block in blocks:
+            if not self.plan.fresh(stage, block):
+                receipt = self.store.receipt(stage.name, block)
+                if receipt is not None and receipt != self.plan.receipts[stage.name].get(block):
+                    self.plan.update(receipt)
+                    self.shown.advance(stage.name, receipt.images)
+        if isinstance(error, STOPS):
+            raise error
+        for block in blocks:
+            if not self.plan.fresh(stage, block):
+                self._note(stage, block, str(error or "it was not done, and nobody said why"))
 
     def _group_size(self, stage: Stage, group: list[str], total: int) -> int:
         seconds = [r.seconds for block in group if (r := self.plan.receipts[stage.name].get(block))]
@@ -168,65 +204,47 @@ class Run:
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
-        self._drop_unkept()
+        if not self.summary.failures:
+            for stage in stages():  # the config may keep less than it did
+                self._drop_unkept(stage)
         for block, receipt in self.plan.receipts["ingest"].items():
             names = {row.id: row.path for row in self.plan.blocks.get(block, []) if row.status == "active"}
             self.summary.failed_images |= {names[i]: why for i, why in receipt.failed.items() if i in names}
+        for name, batch in self.job.batches.items():
+            self.summary.notes.append(f"{name}: memory did not suffice; {batch} at a time did")
         self.summary.peak_gb = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 / 1e9
         return self.summary
 
+    def stop(self, error: Exception) -> Summary:
+        """The run's figures where it had to end early."""
+        self.summary.failures["the run ended early"] = str(error)
+        return self.close()
+
     def _note(self, stage: Stage, block: str, error: str) -> None:
-        if not self.plan.fresh(stage, block):
-            self.store.record_failure(stage.name, block, error)
-            self.plan.failures[stage.name].add(block)
-            self.summary.failures[f"{stage.name} {block}"] = error
+        self.store.record_failure(stage.name, block, error)
+        self.plan.failures[stage.name].add(block)
+        self.summary.failures[f"{stage.name} {block}"] = error
 
     def _count(self, name: str, blocks: int, images: int, seconds: float) -> None:
-        self.summary.done[name], self.summary.images[name], self.summary.seconds[name] = (
-            blocks,
-            images,
-            seconds,
-        )
+        if blocks:
+            found = self.summary
+            found.done[name], found.images[name], found.seconds[name] = blocks, images, seconds
 
-    def _drop_unkept(self) -> None:
-        """Remove the large arrays that the config does not keep, now that their readers are done."""
+    def _drop_unkept(self, stage: Stage) -> None:
+        """Remove what the config does not keep, now that this stage was the last to read it."""
         for name, kept in self.config.keep.model_dump().items():
-            for receipt in list(self.plan.receipts[writer(name).name].values()) if not kept else ():
-                if name not in receipt.dropped:
+            readers = [reader for reader in stages() if name in reader.inputs]
+            if kept or stage not in readers:
+                continue
+            for block, receipt in list(self.plan.receipts[writer(name).name].items()):
+                live = block in self.plan.blocks
+                if name not in receipt.dropped and (
+                    not live or all(self.plan.fresh(r, block) for r in readers)
+                ):
                     self.plan.update(self.store.drop(receipt, name))
 
 
-def _error(future: PrefectFuture[Any]) -> str:
-    result = future.result(raise_on_failure=False)
-    return str(result) if isinstance(result, BaseException) else ""
-
-
-def blocks_task(config: Config) -> Any:
-    """The Prefect task for blocks, with the config's retries.
-
-    Prefect's result cache is off: receipts decide what there is to do, and they survive `kill -9`.
-    """
-    if not config.retries:
-        return do_blocks
-    pauses: Callable[[int], list[float]] = exponential_backoff(backoff_factor=2)
-    return do_blocks.with_options(retries=config.retries, retry_delay_seconds=pauses)
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def do_blocks(job: Job, stage: str, blocks: list[str]) -> None:
-    """One stage over some blocks. One bad block does not keep the others: it is raised at the end."""
-    chosen = stage_of(stage)
-    errors = []
-    for block in blocks:
-        try:
-            job.run(chosen, block)
-        except BlockError as error:
-            errors.append(str(error))
-    if errors:
-        raise BlockError("; ".join(errors))
-
-
-@task(cache_policy=NO_CACHE, persist_result=False)
-def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
-    """Train and promote one network."""
-    return training.train(job.store, job.config, job.plan, kind, report)
+def _note_config(store: Store, config: Config) -> None:
+    data = yaml.safe_dump(config.model_dump(mode="json")).encode()
+    if store.objects.get("config.yaml") != data:
+        store.documents.write("config.yaml", data)

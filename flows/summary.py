@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 
 import yaml
@@ -12,8 +13,8 @@ from rich.table import Table
 from flows.catalogue import RANGE
 from flows.config import Config, build_config
 from flows.networks import model_digest
+from flows.outcome import Summary
 from flows.plan import Plan
-from flows.steps import Summary
 from storage.catalog import load
 from storage.store import Store
 from tasks.registry import stages
@@ -58,7 +59,12 @@ def _print_notes(summary: Summary, console: Console) -> None:
 
 def _print_faults(summary: Summary, console: Console) -> None:
     bad = {row.path: row.why for row in summary.quarantined} | summary.failed_images
-    for title, items in (("quarantined: could not be read", bad), ("failed", summary.failures)):
+    fired = {f"alert {n}": text for n, text in enumerate(summary.alerts, start=1)}
+    for title, items in (
+        ("quarantined: could not be read", bad),
+        ("failed", summary.failures),
+        ("alerts", fired),
+    ):
         if items:
             console.print(f"[red]{len(items)} {title}[/]")
             for name, why in list(items.items())[:LISTED]:
@@ -71,17 +77,17 @@ def _print_faults(summary: Summary, console: Console) -> None:
 
 def stored_config(store: Store) -> Config:
     """The config of the store's last run, with absolute paths."""
-    data = store.objects.get("config.yaml")
+    data = store.documents.read("config.yaml")
     if data is None:
-        raise FileNotFoundError(f"{store.root}/config.yaml is missing; `bluemask run CONFIG` writes it")
-    return build_config(yaml.safe_load(data), f"{store.root}/config.yaml")
+        raise FileNotFoundError(f"{store.name}/config.yaml is missing; `bluemask run CONFIG` writes it")
+    return build_config(yaml.safe_load(data), f"{store.name}/config.yaml")
 
 
 def plan_of(store: Store, config: Config) -> Plan:
     """The state of a store as its catalog and receipts have it; the image folder is not looked at."""
     fixed = config.data.value_range or store.read_json(RANGE)
     value_range = None if fixed is None else (int(fixed[0]), int(fixed[1]))
-    return Plan.of(store, config, load(store), value_range, lambda kind: model_digest(store, config, kind))
+    return Plan.of(store, config, load(store), value_range, partial(model_digest, store, config))
 
 
 def print_status(root: Path, console: Console) -> None:

@@ -10,14 +10,15 @@ from typing import Any
 import numpy as np
 import torch
 
+from flows import promotion
 from flows.config import Config
-from flows.networks import PROMOTED, device_of, pinned, promoted
+from flows.networks import device_of, pinned, promoted
 from flows.plan import Plan, digest_of
-from models.checkpoints import digest
+from models.checkpoints import cache_folder, digest
 from models.fusion import Precision
 from models.start import EMBEDDED
 from storage.catalog import ImageRow, changed_share
-from storage.store import Store, now
+from storage.store import Store
 from tasks import train_fusion, train_vit
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
@@ -117,7 +118,26 @@ def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
 
 
 def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
-    """Apply the retrain policy to what the promoted network was trained on."""
+    """Apply the retrain policy to what the promoted network was trained on; what was turned down stays so."""
+    decision = _policy(store, config, plan, kind)
+    if decision.train and members_ready(plan, kind):
+        refused = promotion.declined(store, kind).get(run_of(config, plan, kind))
+        if refused is not None and promoted(store, kind) is not None:
+            return Decision(False, f"the network of just these images and this config was {refused}")
+    return decision
+
+
+def members_ready(plan: Plan, kind: ModelKind) -> bool:
+    """Whether there is an image to learn from."""
+    return next(members(plan, kind), None) is not None
+
+
+def run_of(config: Config, plan: Plan, kind: ModelKind) -> str:
+    """Digest of all that a training's result depends on."""
+    return digest_of([_recipe(config, kind), data_record(plan, kind)])
+
+
+def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
     if pinned(config, kind) is not None:
         return Decision(False, "the config pins its checkpoint")
     entry, data = promoted(store, kind), data_record(plan, kind)
@@ -157,13 +177,13 @@ def _recipe(config: Config, kind: ModelKind) -> str:
 
 
 def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Report) -> str:
-    """Train a network on the store's images and promote it. Returns its digest.
+    """Train a network on the store's images, and promote it if it is no worse. Returns what became of it.
 
     A killed training left its state in `training/`; the same command goes on from there. State of
     another data set or config is not taken up.
     """
-    run = digest_of([_recipe(config, kind), data_record(plan, kind)])
-    folder = store.root / "training" / f"{kind}-{run[:12]}"
+    run = run_of(config, plan, kind)
+    folder = _folder(store) / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     step = train_vit.train if kind == "vit" else train_fusion.train
@@ -176,27 +196,47 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
         report=report,
         **training_section(config, kind),
     )
-    return promote(store, config, plan, kind, candidate)
+    outcome = _offer(store, config, plan, kind, candidate, run)
+    _clean(folder)
+    _keep_logs(store, folder)
+    return outcome
 
 
-def promote(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path) -> str:
-    """Put a trained network under its digest and make it the one that stages use."""
+def _offer(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, run: str) -> str:
+    """Judge a candidate by checks that need no mask; promote it, or note why not."""
+    verdict = promotion.judge(store, config, plan, kind, candidate)
     key = digest(candidate)
-    target = store.root / "checkpoints" / f"{key}.safetensors"
-    store.objects.put(f"checkpoints/{target.name}", candidate.read_bytes())
-    everything = store.read_json(PROMOTED) or {}
-    before = everything.get(kind)
-    everything[kind] = {
+    store.add_checkpoint(key, candidate.read_bytes())
+    if not verdict.good:
+        promotion.decline(store, kind, run, f"not promoted: {verdict.why}")
+        return f"trained, but not promoted: {verdict.why}"
+    entry = {
         "digest": key,
-        "made": now(),
+        "run": run,
         "config": _recipe(config, kind),
         "classes": len(plan.classes),
         "data": data_record(plan, kind),
-        "previous": before["digest"] if before else None,
+        "checks": verdict.figures,
     }
-    store.write_json(PROMOTED, everything)
-    _clean(candidate.parent)
-    return key
+    promotion.promote(store, kind, entry)
+    return f"trained and promoted: {verdict.why}"
+
+
+def _folder(store: Store) -> Path:
+    """Where trainings keep their state: in the store, or, of a remote one, in the cache folder of this machine."""
+    if store.local:
+        return store.root / "training"
+    return cache_folder() / "training" / digest_of(store.name)
+
+
+def _keep_logs(store: Store, folder: Path) -> None:
+    """Logs and curves of a remote store's training go there too."""
+    if not store.local:
+        for path in folder.rglob("*"):
+            if path.is_file():
+                store.objects.put(
+                    f"training/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes()
+                )
 
 
 def _clean(folder: Path) -> None:

@@ -10,6 +10,7 @@ from typing import Any, Literal
 import numpy as np
 import zarr
 from pydantic import BaseModel, ConfigDict
+from zarr.abc.store import Store as ZarrStore
 from zarr.codecs import Crc32cCodec, ZstdCodec
 
 Kind = Literal["image", "label map", "probability", "flag", "vote", "coordinate", "embedding", "number"]
@@ -95,29 +96,36 @@ def _create(group: zarr.Group, spec: ArraySpec, value: np.ndarray) -> None:
 
 
 def write_group(
-    path: Path, specs: Sequence[ArraySpec], values: Mapping[str, np.ndarray], attributes: Mapping[str, Any]
+    place: Path | ZarrStore,
+    specs: Sequence[ArraySpec],
+    values: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
 ) -> dict[str, str]:
     """Write one stage's arrays of one block as a new Zarr v3 group.
 
-    path: the folder to make; it must not exist.
+    place: the folder to make, or a Zarr store; nothing may be there.
     values: an array for every spec, and nothing else.
     Returns the content digest of each array. Raises ValueError where a value does not fit.
     """
     expected, given = {spec.name for spec in specs}, set(values)
     if expected != given:
-        raise ValueError(f"{path.name}: arrays {sorted(given)} given, {sorted(expected)} declared")
+        raise ValueError(f"{place}: arrays {sorted(given)} given, {sorted(expected)} declared")
     checked = {spec.name: spec.check(np.asarray(values[spec.name])) for spec in specs}
-    group = zarr.open_group(store=str(path), mode="w-", zarr_format=3, attributes=dict(attributes))
+    group = zarr.open_group(store=_zarr(place), mode="w-", zarr_format=3, attributes=dict(attributes))
     for spec in specs:
         _create(group, spec, checked[spec.name])
     return {name: content_digest(value) for name, value in checked.items()}
 
 
-def open_array(path: Path, name: str) -> zarr.Array[Any]:
+def _zarr(place: Path | ZarrStore) -> str | ZarrStore:
+    return str(place) if isinstance(place, Path) else place
+
+
+def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
     """Open one array of a group for reading; slicing it reads no more than the chunks needed."""
-    return zarr.open_array(store=str(path / name), mode="r", zarr_format=3)
+    return zarr.open_array(store=_zarr(place), path=name, mode="r", zarr_format=3)
 
 
-def read_array(path: Path, name: str) -> np.ndarray:
+def read_array(place: Path | ZarrStore, name: str) -> np.ndarray:
     """Read one array of a group whole. Raises what zarr raises where a checksum does not match."""
-    return np.asarray(open_array(path, name)[...])
+    return np.asarray(open_array(place, name)[...])

@@ -33,6 +33,7 @@ SCHEMA = pa.schema(
         ("why", pa.string()),
         ("bytes", pa.int64()),
         ("modified", pa.int64()),
+        ("touched", pa.int64()),
     ]
 )
 
@@ -65,6 +66,8 @@ class ImageRow:
     """Size of the file, with `modified` a hint that it need not be hashed again."""
     modified: int
     """Modification time in ns since the epoch."""
+    touched: int = 0
+    """Time of the last change of the file's entry, in ns since the epoch: no program can set it at will."""
 
 
 @dataclass(frozen=True)
@@ -80,6 +83,14 @@ class Found:
     width: int = 0
     height: int = 0
     unreadable: str = ""
+    touched: int = 0
+    peak: int = 0
+    """Highest value of an image of more than 8 bits; 0 where it was not decoded or has 8."""
+
+    @property
+    def unreachable(self) -> bool:
+        """Whether the file's bytes could not be had at all, so that nothing can be said of its content."""
+        return not self.sha256
 
 
 @dataclass(frozen=True)
@@ -104,11 +115,14 @@ class CatalogError(RuntimeError):
 
 def load(store: Store) -> list[ImageRow]:
     """All rows in order of id; an empty list in a new store."""
-    data = store.objects.get(KEY)
+    data = store.documents.read(KEY)
     if data is None:
         return []
     records = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
-    return [ImageRow(**{**record, "labels": tuple(record["labels"])}) for record in records]
+    return [
+        ImageRow(**{**record, "labels": tuple(record["labels"]), "touched": record["touched"] or 0})
+        for record in records
+    ]
 
 
 def save(store: Store, rows: Sequence[ImageRow]) -> None:
@@ -117,7 +131,7 @@ def save(store: Store, rows: Sequence[ImageRow]) -> None:
     columns["labels"] = [list(labels) for labels in columns["labels"]]
     sink = io.BytesIO()
     pq.write_table(pa.table(columns, schema=SCHEMA), sink, compression="zstd")
-    store.objects.put(KEY, sink.getvalue())
+    store.documents.write(KEY, sink.getvalue())
 
 
 def blocks(rows: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
@@ -135,30 +149,57 @@ def live_blocks(rows: Iterable[ImageRow]) -> dict[str, list[ImageRow]]:
 
 
 def reconcile(
-    rows: Sequence[ImageRow], found: Sequence[Found], block_size: int, max_gone: float
+    rows: Sequence[ImageRow],
+    found: Sequence[Found],
+    block_size: int,
+    max_gone: float,
+    unlisted: Sequence[str] = (),
 ) -> tuple[list[ImageRow], Changes]:
     """Bring the catalog up to what lies in the folder now.
 
     rows: the catalog; found: every image file, in the order of paths.
     block_size: most images a block. max_gone: largest share of active images that may have vanished.
+    unlisted: folders, relative and with a slash at the end, of which nobody could say what is in them: their
+        images are neither seen nor gone.
     Returns the new rows and what changed. Raises CatalogError where more than `max_gone` vanished:
     that is rather a share that is not mounted than a decision.
     """
     book = _Book(rows)
+    book.leave(unlisted)
     for item in found:
         book.place(item)
     book.retire_rest()
-    _refuse_mass_removal(len(book.changes["removed"]), sum(r.status == "active" for r in rows), max_gone)
+    active = {row.path for row in rows if row.status == "active"}
+    lost = {item.path for item in found if item.unreachable}
+    _refuse_mass_removal(len(active & (lost | {*book.changes["removed"]})), len(active), max_gone)
     book.form_blocks(block_size)
     return book.rows, Changes(**{name: tuple(paths) for name, paths in book.changes.items()})
 
 
 def _refuse_mass_removal(gone: int, active: int, max_gone: float) -> None:
-    if active and gone / active > max_gone and gone > 1:
+    if active and gone / active > max_gone:
         raise CatalogError(
-            f"{gone} of {active} images are gone from the image folder, more than data.max_gone = {max_gone:g}: "
-            "if a share is not mounted, mount it; if they were meant to go, raise data.max_gone for this run"
+            f"{gone} of {active} images are gone from the image folder or cannot be reached, more than "
+            f"data.max_gone = {max_gone:g}; nothing was marked as removed: if a share is not mounted, mount it; if "
+            "they were meant to go, run once with BLUEMASK__DATA__MAX_GONE=1"
         )
+
+
+_Rows = dict[str, list[ImageRow]]
+
+
+def _by_content(rows: Iterable[ImageRow]) -> _Rows:
+    """Rows by sha256, in order: equal images are several."""
+    found: _Rows = {}
+    for row in rows:
+        found.setdefault(row.sha256, []).append(row)
+    return found
+
+
+def _take(rows: _Rows, sha256: str) -> ImageRow | None:
+    """The first row of that content, which is then taken."""
+    left = rows.get(sha256)
+    return left.pop(0) if left else None
 
 
 class _Book:
@@ -173,6 +214,11 @@ class _Book:
         self._seen: set[int] = set()
         self._fresh: list[int] = []
         self._arriving: list[Found] = []
+
+    def leave(self, unlisted: Sequence[str]) -> None:
+        """Let rows be that lie in folders which could not be listed."""
+        if unlisted:
+            self._seen |= {row.id for row in self._before.values() if row.path.startswith(tuple(unlisted))}
 
     def place(self, item: Found) -> None:
         """Match a file to its row by path and content; keep what is new for later."""
@@ -197,12 +243,13 @@ class _Book:
             annotation=item.annotation,
             bytes=item.bytes,
             modified=item.modified,
+            touched=item.touched,
         )
 
     def retire_rest(self) -> None:
         """Give arriving contents their old row where one lost its path; retire what is left over."""
-        lost = {row.sha256: row for row in self._before.values() if row.id not in self._seen and row.block}
-        retired = {(row.sha256): row for row in self.rows if row.status == "retired" and row.block}
+        lost = _by_content(row for row in self._before.values() if row.id not in self._seen and row.block)
+        retired = _by_content(row for row in self.rows if row.status == "retired" and row.block)
         arriving = {item.path for item in self._arriving}
         for item in self._arriving:
             self._arrive(item, lost, retired)
@@ -213,15 +260,15 @@ class _Book:
                 if not replaced:
                     self.changes["removed"].append(row.path)
 
-    def _arrive(self, item: Found, lost: dict[str, ImageRow], retired: dict[str, ImageRow]) -> None:
-        row = lost.pop(item.sha256, None)
-        if row is not None and not item.unreadable:
+    def _arrive(self, item: Found, lost: _Rows, retired: _Rows) -> None:
+        row = None if item.unreadable else _take(lost, item.sha256)
+        if row is not None:
             self._seen.add(row.id)
             self.changes["moved"].append(item.path)
             self._update(row, item)
             return
-        back = retired.pop(item.sha256, None)
-        if back is not None and not item.unreadable:
+        back = None if item.unreadable else _take(retired, item.sha256)
+        if back is not None:
             self.changes["new"].append(item.path)
             self._update(
                 replace(back, labels=item.labels, annotation=item.annotation, status="active", why=""), item
@@ -246,6 +293,7 @@ class _Book:
             why=item.unreadable,
             bytes=item.bytes,
             modified=item.modified,
+            touched=item.touched,
         )
         self.rows.append(row)
         if not bad:

@@ -2,7 +2,37 @@
 
 from __future__ import annotations
 
+import hashlib
+from typing import TypeVar
+
 from pydantic import BaseModel, ConfigDict
+
+
+class Sealed(BaseModel):
+    """A document that knows its own digest: one that was changed, even by a bit, is none."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    checksum: str = ""
+    """Sha256 of the document without this field."""
+
+
+Document = TypeVar("Document", bound=Sealed)
+
+
+def seal(document: Sealed) -> bytes:
+    """The document as JSON, with its digest."""
+    bare = document.model_copy(update={"checksum": ""}).model_dump_json(indent=1)
+    digest = hashlib.sha256(bare.encode()).hexdigest()
+    return document.model_copy(update={"checksum": digest}).model_dump_json(indent=1).encode()
+
+
+def unseal(kind: type[Document], data: bytes) -> Document:
+    """Read what `seal` wrote. Raises ValueError where a single byte differs."""
+    document = kind.model_validate_json(data)
+    if seal(document) != data:
+        raise ValueError("it is not what was written: its digest differs")
+    return document.model_copy(update={"checksum": ""})
 
 
 class ArrayRecord(BaseModel):
@@ -29,10 +59,8 @@ class FileRecord(BaseModel):
     """Of the bytes on disk."""
 
 
-class Receipt(BaseModel):
+class Receipt(Sealed):
     """Stands at `receipts/<stage>/<block>.json`, renamed in after the data is durable."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     """The stage that made the group."""
@@ -58,12 +86,12 @@ class Receipt(BaseModel):
     """How many images the block has."""
     made: str
     """When, in UTC, ISO 8601."""
+    fence: int = 0
+    """Token of the writer's lock under which it was made: it rises with every holder."""
 
 
-class Failure(BaseModel):
+class Failure(Sealed):
     """Stands at `receipts/<stage>/<block>.failed.json` until the block succeeds."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     stage: str
     """The stage that failed."""

@@ -50,6 +50,8 @@ class Scan:
     """Names of the defect classes; class k of a label map is the k-th, from 1."""
     problems: list[str] = field(default_factory=list)
     """What was passed over, and why, a sentence each."""
+    unlisted: list[str] = field(default_factory=list)
+    """Folders, relative and with a slash at the end, that could not be listed: what is in them is not known."""
 
 
 def scan(folder: Path, labels: Path | None, normal: Collection[str]) -> Scan:
@@ -143,7 +145,14 @@ def _entries(root: Path, relative: str, found: Scan) -> list[os.DirEntry[str]]:
         with os.scandir(root / relative) as entries:
             return sorted(entries, key=lambda entry: entry.name)
     except OSError as error:
-        found.problems.append(f"{root / relative} cannot be listed and was left out: {error.strerror}")
+        if not relative:
+            raise SourceError(
+                f"{root} cannot be listed ({error.strerror}); mount it, or give this user the right to read it"
+            ) from error
+        found.unlisted.append(relative)
+        found.problems.append(
+            f"{root / relative} cannot be listed ({error.strerror}); what is known of its images stays as it is"
+        )
         return []
 
 

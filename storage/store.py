@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+from zarr.storage import MemoryStore
 
 from storage.arrays import ArraySpec, open_array, read_array, write_group
-from storage.objects import PARTIAL, LocalObjects, fsync_folder, fsync_tree
-from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt
+from storage.documents import COPIES, Documents
+from storage.lock import guard, writer_lock
+from storage.objects import LocalObjects, Objects
+from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
 
 
 class StoreError(RuntimeError):
@@ -31,22 +35,72 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def _remote(root: Path) -> str | None:
+    from storage.remote import address  # the object store's client is loaded where there is one
+
+    return address(root)
+
+
 class Store:
     """Arrays are written once under a fingerprint's name and read only through a receipt."""
 
-    def __init__(self, root: Path) -> None:
-        """root: the store's folder; made where it is missing."""
-        self.root = root
-        self.objects = LocalObjects(root)
+    def __init__(self, root: Path, fence: int = 0) -> None:
+        """root: the store's folder, or s3://bucket/prefix; made with the first object.
+
+        fence: token of the writer's lock that this process, or the one that sent it, holds; 0 checks nothing.
+        """
+        self.root, self.fence = root, fence
+        self.objects: Objects = LocalObjects(root)
+        if root.as_posix().startswith("s3:"):
+            from storage.remote import RemoteObjects
+
+            self.objects = RemoteObjects(_remote(root) or "")
+        self.documents = Documents(self.objects)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
         """Open a store that must be there. Raises StoreError with the remedy where it is not."""
-        if not (root / "catalog.parquet").is_file():
+        store = cls(root)
+        if store.objects.get("catalog.parquet") is None:
+            lost = store.objects.get(f"{COPIES}/catalog.parquet") is not None
             raise StoreError(
-                f"{root} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"
+                f"{store.name} has lost its catalog.parquet; `bluemask verify {store.name} --repair` restores it"
+                if lost
+                else f"{store.name} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"
             )
-        return cls(root)
+        return store
+
+    @property
+    def name(self) -> str:
+        """How a user writes the store's place."""
+        return _remote(self.root) or str(self.root)
+
+    @property
+    def local(self) -> bool:
+        """Whether it lies in a folder."""
+        return isinstance(self.objects, LocalObjects)
+
+    @contextmanager
+    def writing(self) -> Iterator[None]:
+        """Hold the store's only writing place. Raises StoreLockedError where another holds it."""
+        if isinstance(self.objects, LocalObjects):
+            held = writer_lock(self.root)
+        else:
+            from storage.remote import RemoteObjects, writer_lease
+
+            if not isinstance(self.objects, RemoteObjects):
+                raise TypeError(f"{self.objects!r} has no lock")
+            held = writer_lease(self.objects)
+        with held as token:
+            self.fence = token
+            try:
+                yield
+            finally:
+                self.fence = 0
+
+    def _guard(self) -> None:
+        if self.fence:
+            guard(self.objects, self.fence)
 
     # -- receipts ---------------------------------------------------------------------------------
 
@@ -67,21 +121,15 @@ class Store:
     def _parse(self, data: bytes, stage: str, block: str) -> Receipt | None:
         """A receipt that cannot be read, or names another block, proves nothing: as if there were none."""
         try:
-            receipt = Receipt.model_validate_json(data)
+            receipt = unseal(Receipt, data)
         except ValueError:
             return None
         return receipt if (receipt.stage, receipt.block) == (stage, block) else None
 
     def intact(self, receipt: Receipt) -> bool:
         """Whether every file that the receipt names is there with its size (contents are not read)."""
-        group = self.root / receipt.group
-        for name, record in receipt.files.items():
-            try:
-                if (group / name).stat().st_size != record.size:
-                    return False
-            except OSError:
-                return False
-        return True
+        sizes = self.objects.sizes(receipt.group)
+        return all(sizes.get(name) == record.size for name, record in receipt.files.items())
 
     # -- arrays -----------------------------------------------------------------------------------
 
@@ -89,7 +137,7 @@ class Store:
         """One array of a block, whole. Raises StoreError where files are missing or damaged."""
         self._require(receipt, name)
         try:
-            value = read_array(self.root / receipt.group, name)
+            value = read_array(self.objects.zarr(receipt.group), name)
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(self._damaged(receipt, name, str(error))) from error
         if value.shape != receipt.arrays[name].shape:
@@ -100,7 +148,7 @@ class Store:
         """One image's part of an array, without its leading axis; reads no other image's chunks."""
         self._require(receipt, name)
         try:
-            return np.asarray(open_array(self.root / receipt.group, name)[row])
+            return np.asarray(open_array(self.objects.zarr(receipt.group), name)[row])
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(self._damaged(receipt, name, str(error))) from error
 
@@ -113,12 +161,15 @@ class Store:
             )
         if not self.intact(receipt):
             raise StoreError(self._damaged(receipt, name, "a file is missing or has another size"))
+        # Zarr's own description bears no checksum, and a flipped bit in it can make every chunk look absent
+        for part in ("zarr.json", f"{name}/zarr.json"):
+            data = self.objects.get(f"{receipt.group}/{part}") or b""
+            if hashlib.sha256(data).hexdigest() != receipt.files[part].sha256:
+                raise StoreError(self._damaged(receipt, name, f"{part} is not what was written"))
 
     def _damaged(self, receipt: Receipt, name: str, why: str) -> str:
-        path = f"receipts/{receipt.stage}/{receipt.block}.json"
         return (
-            f"{receipt.group}/{name} is damaged ({why}); delete {self.root / path} "
-            "and run again: the block is made anew"
+            f"{receipt.group}/{name} is damaged ({why}); `bluemask verify {self.name} --repair` makes it anew"
         )
 
     def commit(
@@ -139,53 +190,69 @@ class Store:
         attributes: stand in the Zarr group (image paths, classes), for whoever opens it alone.
         Returns the receipt. Whatever kills the process leaves the last receipt true.
         """
-        key = f"arrays/{stage}/{block}/{fingerprint}.zarr"
-        final, partial = self.root / key, self.root / f"{key}{PARTIAL}"
-        for left in (partial, final):  # a crash's garbage, or a group that lost a file and is made anew
-            self.objects.delete(left.relative_to(self.root).as_posix())
-        partial.parent.mkdir(parents=True, exist_ok=True)
-        digests = write_group(partial, specs, values, attributes)
-        sizes = fsync_tree(partial)
-        files = {
-            name: FileRecord(size=size, sha256=file_digest(partial / name)) for name, size in sizes.items()
-        }
-        partial.rename(final)
-        fsync_folder(final.parent)
-        arrays = {
-            name: ArrayRecord(
-                digest=digest, shape=np.shape(values[name]), dtype=str(np.asarray(values[name]).dtype)
-            )
-            for name, digest in digests.items()
-        }
+        self._guard()
+        written: dict[str, Any] = {}
+        digests = write_group(MemoryStore(written), specs, values, attributes)
+        files = {name: memoryview(part.as_numpy_array()).cast("B") for name, part in sorted(written.items())}
+        group = self.objects.write_tree(f"arrays/{stage}/{block}/{fingerprint}", ".zarr", files)
         receipt = Receipt(
             stage=stage,
             block=block,
             fingerprint=fingerprint,
             reasons=dict(reasons),
-            group=key,
-            arrays=arrays,
-            files=files,
+            group=group,
+            arrays={name: _array_record(values[name], digest) for name, digest in digests.items()},
+            files={name: _file_record(data) for name, data in files.items()},
             failed=dict(failed),
             seconds=round(seconds, 3),
             images=len(next(iter(values.values()))),
             made=now(),
+            fence=self.fence,
         )
-        self._keep_previous(stage, block)
-        self.objects.put(f"receipts/{stage}/{block}.json", receipt.model_dump_json(indent=1).encode())
+        self._replace(receipt)
         self.objects.delete(f"receipts/{stage}/{block}.failed.json")
         return receipt
 
-    def _keep_previous(self, stage: str, block: str) -> None:
-        before = self.objects.get(f"receipts/{stage}/{block}.json")
-        if before is not None:
-            self.objects.put(f"receipts/{stage}/{block}.prev.json", before)
+    def _replace(self, receipt: Receipt) -> None:
+        """Make a receipt the one that counts; the one before stays beside it while its arrays may be wanted."""
+        key = f"receipts/{receipt.stage}/{receipt.block}.json"
+        before, tag = self.objects.tagged(key)
+        self._guard()
+        known = None if before is None else self._parse(before, receipt.stage, receipt.block)
+        if known is not None and before is not None and known.fingerprint != receipt.fingerprint:
+            self.objects.put(self._previous_key(receipt), before)
+        if not self.objects.swap(key, seal(receipt), tag):
+            raise StoreError(f"{key} was replaced by another writer; nothing was changed")
+        if known is not None and known.fingerprint == receipt.fingerprint and known.group != receipt.group:
+            self.objects.delete(known.group)
+
+    @staticmethod
+    def _previous_key(receipt: Receipt) -> str:
+        return f"receipts/{receipt.stage}/{receipt.block}.prev.json"
+
+    def previous(self, stage: str, block: str) -> Receipt | None:
+        """The receipt before the present one, while its arrays are kept; None where there is none."""
+        data = self.objects.get(f"receipts/{stage}/{block}.prev.json")
+        return None if data is None else self._parse(data, stage, block)
+
+    def restore(self, stage: str, block: str, fingerprint: str) -> Receipt | None:
+        """Take the arrays before the present ones back, if they were made from just this; None where not."""
+        before = self.previous(stage, block)
+        if before is None or before.fingerprint != fingerprint or before.dropped or before.failed:
+            return None
+        if not self.intact(before):
+            return None
+        self._guard()
+        self._replace(before.model_copy(update={"fence": self.fence}))
+        self.objects.delete(f"receipts/{stage}/{block}.failed.json")
+        return self.receipt(stage, block)
 
     def drop(self, receipt: Receipt, name: str) -> Receipt:
         """Remove an array that the config does not keep; the receipt says so, first. Returns it."""
         files = {path: record for path, record in receipt.files.items() if not path.startswith(f"{name}/")}
         gone = receipt.model_copy(update={"files": files, "dropped": (*receipt.dropped, name)})
-        key = f"receipts/{receipt.stage}/{receipt.block}.json"
-        self.objects.put(key, gone.model_dump_json(indent=1).encode())
+        self._guard()
+        self.objects.put(f"receipts/{receipt.stage}/{receipt.block}.json", seal(gone))
         self.objects.delete(f"{receipt.group}/{name}")
         return gone
 
@@ -194,28 +261,49 @@ class Store:
     def record_failure(self, stage: str, block: str, error: str) -> None:
         """Note that a stage failed on a block; the note goes when it succeeds."""
         failure = Failure(stage=stage, block=block, error=error, made=now())
-        self.objects.put(f"receipts/{stage}/{block}.failed.json", failure.model_dump_json(indent=1).encode())
+        self.objects.put(f"receipts/{stage}/{block}.failed.json", seal(failure))
 
     def failures(self, stage: str) -> dict[str, Failure]:
-        """Blocks on which a stage failed last time."""
+        """Blocks on which a stage failed last time; a note that cannot be read is no news of a block."""
         found = {}
         for key in self.objects.list(f"receipts/{stage}", ".failed.json"):
-            data = self.objects.get(key)
-            if data is not None:
-                failure = Failure.model_validate_json(data)
-                found[failure.block] = failure
+            try:
+                failure = unseal(Failure, self.objects.get(key) or b"")
+            except ValueError:
+                continue
+            found[failure.block] = failure
         return found
 
     # -- small documents --------------------------------------------------------------------------
 
     def read_json(self, key: str) -> Any:
-        """A JSON document, or None where there is none."""
-        data = self.objects.get(key)
+        """A JSON document, or None where there is none. Raises DamagedError where it is not what was written."""
+        data = self.documents.read(key)
         return None if data is None else json.loads(data)
 
     def write_json(self, key: str, value: Any) -> None:
         """Replace a JSON document wholly."""
-        self.objects.put(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
+        self.documents.write(key, json.dumps(value, indent=1, ensure_ascii=False).encode())
+
+    # -- checkpoints ------------------------------------------------------------------------------
+
+    def add_checkpoint(self, digest: str, data: bytes) -> None:
+        """Keep a network's weights under their sha256, with a copy."""
+        for folder in ("checkpoints", f"{COPIES}/checkpoints"):
+            self.objects.put(f"{folder}/{digest}.safetensors", data)
+
+    def checkpoint(self, digest: str, cache: Path) -> Path:
+        """A file with the weights of that sha256, which is checked; a remote one is fetched into `cache` once.
+
+        Raises StoreError where there is none that is sound.
+        """
+        key = f"checkpoints/{digest}.safetensors"
+        path = self.root / key if self.local else cache / f"{digest}.safetensors"
+        if not path.is_file() and not self.local and (data := self.objects.get(key)) is not None:
+            LocalObjects(cache).put(path.name, data)
+        if not path.is_file() or file_digest(path) != digest:
+            raise StoreError(f"{key} is damaged or lost; `bluemask verify {self.name} --repair` restores it")
+        return path
 
     # -- classes ----------------------------------------------------------------------------------
 
@@ -224,14 +312,27 @@ class Store:
         found: list[str] = self.read_json("classes.json") or []
         return found
 
-    def add_classes(self, names: Iterable[str]) -> list[str]:
-        """Append the classes that are new, in the order given; indices once given stay."""
+    def merged_classes(self, names: Iterable[str]) -> list[str]:
+        """The classes with those appended that are new, in the order given. Raises StoreError for too many."""
         known = self.classes()
         merged = known + [name for name in dict.fromkeys(names) if name not in known]
         if len(merged) > 254:
             raise StoreError(
                 f"{len(merged)} classes; a label map has room for 254 (0 is background, 255 unknown)"
             )
-        if merged != known:
+        return merged
+
+    def add_classes(self, names: Iterable[str]) -> list[str]:
+        """Append the classes that are new, in the order given; indices once given stay."""
+        merged = self.merged_classes(names)
+        if merged != self.classes():
             self.write_json("classes.json", merged)
         return merged
+
+
+def _array_record(value: np.ndarray, digest: str) -> ArrayRecord:
+    return ArrayRecord(digest=digest, shape=np.shape(value), dtype=str(np.asarray(value).dtype))
+
+
+def _file_record(data: Any) -> FileRecord:
+    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())

@@ -1,0 +1,88 @@
+"""What a run would do, and why, before it does it: nothing is written."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from pathlib import Path
+
+from rich.console import Console
+from rich.table import Table
+
+from flows.config import Config, load_config
+from flows.progress import bars
+from flows.steps import Run
+from models.sam import embedding_shape, input_side
+from storage.receipts import Receipt
+from storage.store import Store
+from tasks.stage import Stage
+
+
+def print_plan(config: Path, console: Console, progress: Console) -> None:
+    """Print what `bluemask run` would do with a config now: every step, its images, its reasons, its cost."""
+    settings = load_config(config)
+    store = Store(settings.store)
+    with bars(progress) as shown:
+        run = Run(store, settings, shown, dry=True)
+    _print_changes(run, console)
+    table = Table(
+        "step", "blocks", "images", "why", "minutes", "GB", title=f"{store.name}: what a run would do"
+    )
+    for step in run.steps():
+        if isinstance(step, Stage):
+            _stage_row(table, run, step)
+        else:
+            decision = run.decision(step)
+            if decision.train:
+                table.add_row(f"train_{step}", "", "", decision.why, "", "")
+    if table.row_count:
+        console.print(table)
+        console.print(
+            "[dim]At most: a block whose content comes out the same stops what reads it from being redone.[/]"
+        )
+        console.print(f"[dim]{_keeping(settings, run)}[/]")
+    else:
+        console.print("[green]nothing to do:[/] every stage is fresh")
+
+
+def _print_changes(run: Run, console: Console) -> None:
+    for name, paths in vars(run.catalogue.changes).items():
+        if paths:
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            console.print(f"{len(paths)} {name}: {', '.join(paths[:3])}{more}", highlight=False, markup=False)
+    for problem in run.catalogue.problems:
+        console.print(f"note {problem}", highlight=False, markup=False)
+
+
+def _stage_row(table: Table, run: Run, stage: Stage) -> None:
+    blocks = run.todo(stage)
+    if not blocks:
+        return
+    images = sum(len(run.plan.blocks[block]) for block in blocks)
+    reasons = Counter(run.plan.why(stage, block) for block in blocks)
+    why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
+    seconds, size = _cost(list(run.plan.receipts[stage.name].values()))
+    minutes = "?" if seconds is None else f"{images * seconds / 60:.1f}"
+    space = "?" if size is None else f"{images * size / 1e9:.2f}"
+    table.add_row(stage.name, str(len(blocks)), str(images), why, minutes, space)
+
+
+def _cost(receipts: list[Receipt]) -> tuple[float | None, float | None]:
+    """Seconds and bytes an image, as the store's receipts have them; None where there is none."""
+    images = sum(receipt.images for receipt in receipts)
+    if not images:
+        return None, None
+    seconds = sum(receipt.seconds for receipt in receipts)
+    size = sum(record.size for receipt in receipts for record in receipt.files.values())
+    return seconds / images, size / images
+
+
+def _keeping(config: Config, run: Run) -> str:
+    """What the two large arrays take on disk, before compression."""
+    images = sum(row.status == "active" for row in run.catalogue.rows)
+    views, side = config.augment.views, input_side(config.sam.model)
+    augmented = images * views * side * side * 3
+    embedding = images * views * 2 * math.prod(embedding_shape(config.sam.model))
+    return (
+        f"keep.augmented takes up to {augmented / 1e9:.2f} GB, keep.embedding up to {embedding / 1e9:.2f} GB"
+    )

@@ -1,0 +1,66 @@
+"""Prefect's own little server: it must not outlive us, and its end must not be ours."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+import httpx
+from prefect.exceptions import PrefectException
+from prefect.server.api.server import SubprocessASGIServer
+
+AWAY = (
+    "failed to reach api",
+    "timed out while attempting to connect",
+    "connection refused",
+    "server failed to start",
+)
+"""What Prefect says, in lower case, where its server cannot be reached."""
+
+
+@contextmanager
+def leash() -> Iterator[None]:
+    """While the block runs, a server that Prefect started for us ends when we do, even by `kill -9`.
+
+    A shell waits on a pipe that the system closes with our last breath.
+    """
+    watchers = [_watch(pid) for pid in _servers()]
+    try:
+        yield
+    finally:
+        for watcher in watchers:
+            watcher.kill()
+            watcher.wait()
+            if watcher.stdin:
+                watcher.stdin.close()
+
+
+def _servers() -> list[int]:
+    """Process ids of the servers that this process started."""
+    found = getattr(SubprocessASGIServer, "_instances", {}).values()
+    return [server.server_process.pid for server in found if server.server_process is not None]
+
+
+def _watch(pid: int) -> subprocess.Popen[bytes]:
+    return subprocess.Popen(
+        ["sh", "-c", f"cat; kill {pid}"],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,
+    )
+
+
+def is_away(error: BaseException) -> bool:
+    """Whether an error means that Prefect's server cannot be had, rather than that the work failed."""
+    if isinstance(error, httpx.TransportError | httpx.HTTPStatusError):
+        return True
+    said = str(error).casefold()
+    own = isinstance(error, RuntimeError | PrefectException | OSError)
+    return own and any(sign in said for sign in AWAY)
+
+
+def said(error: BaseException) -> str:
+    """The first line of an error."""
+    return (str(error) or type(error).__name__).split("\n", 1)[0][:160]
