@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -11,11 +12,14 @@ from pathlib import Path
 from flows.config import Config
 from models.sam import embedding_shape, input_side
 from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
+from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels
-from storage.sources import AnnotationIndex, Source, scan
+from storage.sources import Source, scan
 from storage.store import Store, file_digest
 
 RANGE = "value_range.json"
+MOST_SIDE = 65_535
+"""Longest side of an image: what the array `size` can hold."""
 DEPTHS = (8, 10, 12, 14, 16)
 """Bits a camera gives; images of more than 8 bits are scaled by the least of these that holds them all."""
 
@@ -55,10 +59,21 @@ def refresh(
     size = block_size(config, found, max((len(item.labels) for item in found), default=1))
     rows, changes = reconcile(load(store), found, size, data.max_gone, seen.unlisted)
     classes = store.merged_classes(seen.classes)
+    problems += _new_classes(store.classes(), found)
     if write:
         store.add_classes(seen.classes)
         save(store, rows)
     return Catalogue(rows, changes, problems, value_range, classes)
+
+
+def _new_classes(known: Sequence[str], found: Sequence[Found]) -> tuple[str, ...]:
+    """A class that no run has seen before may be a misspelt one, and once given its index stays."""
+    counts = Counter(name for item in found for name in item.labels if known and name not in known)
+    return tuple(
+        f"class {name!r} is new ({count} image{'s' if count > 1 else ''}); if it is a misspelt one of "
+        f"{', '.join(known)}, correct the label before you run"
+        for name, count in counts.items()
+    )
 
 
 def _within(item: Found, config: Config, value_range: tuple[int, int] | None) -> Found:
@@ -83,6 +98,7 @@ class _Looker:
     def __init__(self, config: Config, marks: AnnotationIndex, known: dict[str, ImageRow]) -> None:
         self.folder, self.marks, self.known = config.data.folder, marks, known
         self.most = int(config.data.max_megapixels * 1e6)
+        self.side = input_side(config.sam.model)
 
     def look(self, source: Source) -> Found:
         """What the catalog needs to know of one file; an unreadable one is found with its reason."""
@@ -113,8 +129,19 @@ class _Looker:
             pixels = read_pixels(path, max_pixels=self.most)
         except UnreadableImage as error:
             return replace(found, sha256=sha256, unreadable=error.reason)
+        if why := _misshapen(pixels.shape[0], pixels.shape[1], self.side):
+            return replace(found, sha256=sha256, unreadable=why)
         peak = int(pixels.max(initial=0)) if pixels.dtype.itemsize > 1 else 0
         return replace(found, sha256=sha256, width=pixels.shape[1], height=pixels.shape[0], peak=peak)
+
+
+def _misshapen(height: int, width: int, side: int) -> str:
+    """Why an image of that many pixels cannot be shown to SAM, whose input has `side`; empty where it can."""
+    if max(height, width) > MOST_SIDE:
+        return f"{width} × {height} pixels: a side is longer than {MOST_SIDE}; cut it into parts"
+    if round(min(height, width) * side / max(height, width)) < 1:
+        return f"{width} × {height} pixels: too narrow for SAM's input of {side} pixels; cut it into parts"
+    return ""
 
 
 def _unreachable(error: OSError) -> str:

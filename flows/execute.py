@@ -17,10 +17,10 @@ from flows.networks import load_model
 from flows.plan import Plan, digest_of, facts, fingerprint, section
 from storage.catalog import ImageRow
 from storage.lock import StoreLockedError
+from storage.marks import AnnotationIndex
 from storage.objects import StoreUnwritableError
 from storage.pixels import read_pixels, to_rgb8
 from storage.receipts import Receipt
-from storage.sources import AnnotationIndex
 from storage.store import Store, StoreError, file_digest
 from tasks.ingest import Ingested, ingest
 from tasks.registry import writer

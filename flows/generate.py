@@ -18,6 +18,7 @@ from flows.outcome import Selection, Summary
 from flows.progress import bars
 from flows.runners import Alone, Prefect, Runner
 from flows.steps import TRAINED, Run
+from flows.upkeep import prune_store
 from storage.store import Store
 from tasks.registry import stages
 from tasks.stage import ModelKind, Stage
@@ -28,16 +29,19 @@ class RunFailedError(RuntimeError):
 
 
 @flow(name="bluemask", validate_parameters=False)
-def generate(config: Path, selection: Selection | None = None, loud: bool = False) -> Summary:
+def generate(
+    config: Path, selection: Selection | None = None, loud: bool = False, tidy: bool = False
+) -> Summary:
     """Bring a store up to date with its image folder.
 
     config: path of the YAML config; selection: the part to do again, None for all there is.
-    loud: end as failed where something failed or an alert rule fired, as a schedule wants it.
+    loud: end as failed where something failed or an alert rule fired, as a schedule wants it. tidy: free space in
+    the end, by the config's retention.
     Returns what was done, and what could not be.
     """
     settings = load_config(Path(config))
     with server.leash():
-        summary = _all_steps(settings, Prefect(settings), selection, Console(stderr=True))
+        summary = _all_steps(settings, Prefect(settings), selection, Console(stderr=True), tidy=tidy)
     if loud and summary.exit_code == 1:
         raise RunFailedError(
             "; ".join([*summary.alerts, *(f"{k}: {v}" for k, v in summary.failures.items())])
@@ -67,7 +71,9 @@ def train(config: Path, networks: tuple[ModelKind, ...] = TRAINED) -> Summary:
     return summary
 
 
-def _all_steps(settings: Config, runner: Runner, selection: Selection | None, console: Console) -> Summary:
+def _all_steps(
+    settings: Config, runner: Runner, selection: Selection | None, console: Console, *, tidy: bool = False
+) -> Summary:
     """Every step in order, under the writer's lock; what no block can survive ends it in words."""
     store = Store(settings.store)
     with store.writing(), bars(console) as shown:
@@ -77,7 +83,11 @@ def _all_steps(settings: Config, runner: Runner, selection: Selection | None, co
             _steps(run)
         except STOPS as error:
             return run.stop(error)
-        return close_night(run, before)
+        summary = close_night(run, before)
+        if tidy:
+            work = prune_store(store, settings, nights=None, quota_gb=None, dry=False)
+            summary.notes.append(f"freed {work.bytes / 1e6:.1f} MB; {work.left / 1e6:.1f} MB left")
+        return summary
 
 
 def _steps(run: Run) -> None:

@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import os
 from collections import Counter
 from collections.abc import Collection, Container, Iterator
 from dataclasses import dataclass, field
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
-import numpy as np
-
-from storage.pixels import SUFFIXES, read_label_map
+from storage.pixels import SUFFIXES
 
 LABELS = "labels.csv"
 """A CSV of this name in the image folder is taken for its labels."""
@@ -22,8 +19,6 @@ IGNORED = frozenset({"thumbs.db", "desktop.ini", LABELS, CLASSES})
 """Files that are no images and need no word, in lower case."""
 LISTED = 3
 """Most names that one problem spells out."""
-UNMARKED = 255
-"""Code of a pixel of which the user has said nothing."""
 
 
 class SourceError(ValueError):
@@ -64,6 +59,7 @@ def scan(folder: Path, labels: Path | None, normal: Collection[str]) -> Scan:
     """
     if not folder.is_dir():
         raise SourceError(f"{folder} is no folder that can be read; mount it, or correct data.folder")
+    _entries(folder, "", Scan())  # raises where it cannot be listed
     table = labels or (folder / LABELS if (folder / LABELS).is_file() else None)
     quiet = {name.casefold() for name in normal}
     found = _from_csv(folder, table, quiet) if table else _from_folders(folder, quiet)
@@ -88,7 +84,7 @@ def _ordered(folder: Path, names: list[str], normal: set[str], found: Scan) -> l
         listed = [line.strip() for line in text.splitlines() if line.strip()]
         quiet = [name for name in listed if name.casefold() in normal]
         fault = (
-            _listed(missing, "is missing in it") if (missing := [n for n in names if n not in listed]) else ""
+            listed(missing, "is missing in it") if (missing := [n for n in names if n not in listed]) else ""
         )
         if quiet:
             fault = f"{quiet[0]!r} means no defect, which is code 0 and needs no line"
@@ -100,7 +96,7 @@ def _ordered(folder: Path, names: list[str], normal: set[str], found: Scan) -> l
     return names
 
 
-def _listed(names: list[str], what: str) -> str:
+def listed(names: list[str], what: str) -> str:
     """The first few of some names, and how many more there are."""
     more = f" and {len(names) - LISTED} more" if len(names) > LISTED else ""
     return f"{', '.join(map(repr, names[:LISTED]))}{more} {what}"
@@ -160,8 +156,11 @@ def _fault(entry: os.DirEntry[str], inside: str) -> str:
     """Why something in a folder is passed over; empty where it is a plain file or folder."""
     try:
         entry.name.encode("utf-8")
+        entry.is_dir()
     except UnicodeEncodeError:
         return "has a name that is not UTF-8 and was left out; rename it"
+    except OSError as error:
+        return f"is a link that leads nowhere ({error.strerror}) and was left out; remove it"
     if entry.is_symlink():
         if entry.is_dir():
             return "is a link to a folder and was not followed; put the folder itself there"
@@ -182,7 +181,7 @@ def _from_folders(folder: Path, normal: set[str]) -> Scan:
             found.sources.append(Source(path, () if name.casefold() in normal else (name,)))
     if loose:
         what = f"in no class folder of {folder}, left out: move to one, or write a {LABELS}"
-        found.problems.append(_listed(sorted(loose), what))
+        found.problems.append(listed(sorted(loose), what))
     return found
 
 
@@ -190,7 +189,7 @@ def _from_csv(folder: Path, table: Path, normal: set[str]) -> Scan:
     found, seen, missing = Scan(), dict[str, tuple[int, tuple[str, ...]]](), list[str]()
     there = set(_walk(folder, found))
     below = _Below(folder, table, there)
-    for line, row in _table(table, ("image", "labels")):
+    for line, row in rows_of(table, ("image", "labels")):
         where = f"{table.name}, line {line}: image {row['image']!r}"
         path, labels = below.relative(row["image"], where), _labels(row["labels"], normal, where)
         if seen.setdefault(path, (line, labels))[1] != labels:
@@ -205,9 +204,9 @@ def _from_csv(folder: Path, table: Path, normal: set[str]) -> Scan:
             missing.append(f"line {line}: {row['image']}")
     if missing:
         what = f"named in {table.name} but not there, left out: add the file or remove the line"
-        found.problems.append(_listed(missing, what))
+        found.problems.append(listed(missing, what))
     if unlisted := sorted(there.difference(seen)):
-        found.problems.append(_listed(unlisted, f"not named in {table.name}, left out"))
+        found.problems.append(listed(unlisted, f"not named in {table.name}, left out"))
     return found
 
 
@@ -244,7 +243,7 @@ class _Below:
         return path.startswith(self.root.rstrip(os.sep) + os.sep)
 
 
-def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
+def rows_of(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str, str]]]:
     """Rows of a CSV with a header, by column, with their line numbers. Raises SourceError for other columns."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -267,89 +266,3 @@ def _table(path: Path, columns: tuple[str, ...]) -> Iterator[tuple[int, dict[str
         raise SourceError(f"{path}: {error.strerror}") from error
     except (csv.Error, UnicodeDecodeError) as error:
         raise SourceError(f"{path} is not a CSV in UTF-8: {error}") from error
-
-
-class AnnotationIndex:
-    """What the user marked: index PNGs by the images' paths, or points in a CSV."""
-
-    def __init__(self, folder: Path, annotations: Path | None, points: Path | None) -> None:
-        """folder: the image folder; annotations: folder of index PNGs, named as the images but for the ending.
-
-        points: CSV `image,x,y,label`, its paths relative to the image folder. Raises SourceError where either
-        cannot be read.
-        """
-        self.folder, self.annotations = folder, annotations
-        if annotations is not None and not annotations.is_dir():
-            raise SourceError(f"data.annotations: {annotations} is no folder that can be read")
-        self.points: dict[str, list[tuple[int, str, str, str]]] = {}
-        for line, row in _table(points, ("image", "x", "y", "label")) if points else ():
-            mark = (line, row["x"], row["y"], row["label"])
-            self.points.setdefault(PurePosixPath(row["image"].replace("\\", "/")).as_posix(), []).append(mark)
-        self.name = points.name if points else ""
-
-    def stray(self, images: Collection[str]) -> list[str]:
-        """Marks that belong to no image, a sentence each. images: paths relative to the image folder."""
-        known = set(images)
-        names = [f"line {marks[0][0]}: {image}" for image, marks in self.points.items() if image not in known]
-        found = (
-            [_listed(names, f"in {self.name}, but no image of {self.folder} has that path")] if names else []
-        )
-        if self.annotations is not None:
-            wanted = {PurePosixPath(image).with_suffix(".png").as_posix() for image in images}
-            there = sorted(
-                path.relative_to(self.annotations).as_posix() for path in self.annotations.rglob("*.png")
-            )
-            if lone := [name for name in there if name not in wanted]:
-                found.append(
-                    _listed(lone, f"in {self.annotations}, but no image of {self.folder} has that path")
-                )
-        return found
-
-    def digest(self, image: str) -> str:
-        """Sha256 of what is marked in an image; empty where nothing is."""
-        parts = []
-        png = self._png(image)
-        if png is not None:
-            parts.append(png.read_bytes())
-        if image in self.points:
-            parts.append(repr([mark[1:] for mark in self.points[image]]).encode())
-        return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else ""
-
-    def _png(self, image: str) -> Path | None:
-        path = None if self.annotations is None else (self.annotations / image).with_suffix(".png")
-        return path if path is not None and path.is_file() else None
-
-    def label_map(self, image: str, shape: tuple[int, int], classes: Collection[str]) -> np.ndarray:
-        """(y, x) uint8 of the given height and width: k a class, 0 background, 255 unmarked.
-
-        Points are single pixels in the frame of the image after EXIF rotation. Raises SourceError where a mark
-        does not fit the image or names no class.
-        """
-        png = self._png(image)
-        marks = np.full(shape, UNMARKED, np.uint8) if png is None else read_label_map(png)
-        if marks.shape != shape:
-            raise SourceError(
-                f"{png}: {marks.shape[1]} × {marks.shape[0]} pixels, its image {shape[1]} × {shape[0]}"
-            )
-        known = {*range(len(classes) + 1), UNMARKED}
-        strange = sorted(set(np.unique(marks).tolist()) - known)
-        if strange:
-            raise SourceError(f"{png}: value {strange[0]}; expected 0 to {len(classes)}, or 255 for unmarked")
-        for mark in self.points.get(image, []):
-            self._paint(marks, mark, image, list(classes))
-        return marks
-
-    def _paint(
-        self, marks: np.ndarray, mark: tuple[int, str, str, str], image: str, classes: list[str]
-    ) -> None:
-        line, x, y, label = mark
-        where = f"{self.name}, line {line}: {image}"
-        try:
-            column, row = round(float(x)), round(float(y))
-        except (ValueError, OverflowError) as error:
-            raise SourceError(f"{where}: x = {x!r}, y = {y!r}; expected pixels") from error
-        if not (0 <= row < marks.shape[0] and 0 <= column < marks.shape[1]):
-            raise SourceError(f"{where}: ({x}, {y}) lies outside {marks.shape[1]} × {marks.shape[0]} pixels")
-        if label != "background" and label not in classes:
-            raise SourceError(f"{where}: label {label!r}; expected background, {', '.join(classes)}")
-        marks[row, column] = 0 if label == "background" else classes.index(label) + 1

@@ -76,7 +76,11 @@ def test_all_damage_is_found_never_read_and_repaired(site, tell):
         assert not left, f"{what} was not repaired: {left}"
         assert site.digests() == digests, what
     assert load(site.store) == rows
-    tell("bit flips, truncated and deleted chunks, receipts, catalog", ROUNDS, f"{found} found, none read, all repaired")
+    tell(
+        "bit flips, truncated and deleted chunks, receipts, catalog",
+        ROUNDS,
+        f"{found} found, none read, all repaired",
+    )
 
 
 def test_a_damaged_catalog_is_refused_in_words(site):
@@ -90,7 +94,7 @@ def test_a_damaged_catalog_is_refused_in_words(site):
 
 def test_a_separator_flipped_in_zarrs_own_file_is_no_empty_label(site):
     # '/' and '.' differ by one bit: with it every chunk would be looked for elsewhere, and read as fill
-    block, receipt = next(iter(site.store.receipts("fuse").items()))
+    receipt = next(iter(site.store.receipts("fuse").values()))
     path = site.store.root / receipt.group / "confidence" / "zarr.json"
     path.write_text(path.read_text().replace('"separator": "/"', '"separator": "."'))
     assert site.store.intact(receipt), "the size is the same"

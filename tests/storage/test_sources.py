@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from storage.sources import AnnotationIndex, SourceError, scan
+from storage.marks import AnnotationIndex
+from storage.sources import SourceError, scan
 
 NORMAL = ("good", "free")
 

@@ -1,0 +1,105 @@
+"""What the user marked in an image: index PNGs by the images' paths, or points in a CSV."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+
+from storage.pixels import read_label_map
+from storage.sources import SourceError, listed, rows_of
+
+UNMARKED = 255
+"""Code of a pixel of which the user has said nothing."""
+
+
+class AnnotationIndex:
+    """What the user marked: index PNGs by the images' paths, or points in a CSV."""
+
+    def __init__(self, folder: Path, annotations: Path | None, points: Path | None) -> None:
+        """folder: the image folder; annotations: folder of index PNGs, named as the images but for the ending.
+
+        points: CSV `image,x,y,label`, its paths relative to the image folder. Raises SourceError where either
+        cannot be read.
+        """
+        self.folder, self.annotations = folder, annotations
+        if annotations is not None and not annotations.is_dir():
+            raise SourceError(f"data.annotations: {annotations} is no folder that can be read")
+        self.points: dict[str, list[tuple[int, str, str, str]]] = {}
+        for line, row in rows_of(points, ("image", "x", "y", "label")) if points else ():
+            mark = (line, row["x"], row["y"], row["label"])
+            self.points.setdefault(PurePosixPath(row["image"].replace("\\", "/")).as_posix(), []).append(mark)
+        self.name = points.name if points else ""
+
+    def stray(self, images: Collection[str]) -> list[str]:
+        """Marks that belong to no image, a sentence each. images: paths relative to the image folder."""
+        known = set(images)
+        names = [f"line {marks[0][0]}: {image}" for image, marks in self.points.items() if image not in known]
+        found = (
+            [listed(names, f"in {self.name}, but no image of {self.folder} has that path")] if names else []
+        )
+        if self.annotations is not None:
+            wanted = {PurePosixPath(image).with_suffix(".png").as_posix() for image in images}
+            there = sorted(
+                path.relative_to(self.annotations).as_posix() for path in self.annotations.rglob("*.png")
+            )
+            if lone := [name for name in there if name not in wanted]:
+                found.append(
+                    listed(lone, f"in {self.annotations}, but no image of {self.folder} has that path")
+                )
+        return found
+
+    def digest(self, image: str) -> str:
+        """Sha256 of what is marked in an image; empty where nothing is."""
+        parts = []
+        png = self._png(image)
+        if png is not None:
+            parts.append(png.read_bytes())
+        if image in self.points:
+            parts.append(repr([mark[1:] for mark in self.points[image]]).encode())
+        return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else ""
+
+    def _png(self, image: str) -> Path | None:
+        path = None if self.annotations is None else (self.annotations / image).with_suffix(".png")
+        if path is None or self.annotations is None or not path.is_file():
+            return None
+        if not path.resolve().is_relative_to(self.annotations.resolve()):
+            raise SourceError(f"{path} is a link out of {self.annotations}; put the file itself there")
+        return path
+
+    def label_map(self, image: str, shape: tuple[int, int], classes: Collection[str]) -> np.ndarray:
+        """(y, x) uint8 of the given height and width: k a class, 0 background, 255 unmarked.
+
+        Points are single pixels in the frame of the image after EXIF rotation. Raises SourceError where a mark
+        does not fit the image or names no class.
+        """
+        png = self._png(image)
+        marks = np.full(shape, UNMARKED, np.uint8) if png is None else read_label_map(png)
+        if marks.shape != shape:
+            raise SourceError(
+                f"{png}: {marks.shape[1]} × {marks.shape[0]} pixels, its image {shape[1]} × {shape[0]}"
+            )
+        known = {*range(len(classes) + 1), UNMARKED}
+        strange = sorted(set(np.unique(marks).tolist()) - known)
+        if strange:
+            raise SourceError(f"{png}: value {strange[0]}; expected 0 to {len(classes)}, or 255 for unmarked")
+        for mark in self.points.get(image, []):
+            self._paint(marks, mark, image, list(classes))
+        return marks
+
+    def _paint(
+        self, marks: np.ndarray, mark: tuple[int, str, str, str], image: str, classes: list[str]
+    ) -> None:
+        line, x, y, label = mark
+        where = f"{self.name}, line {line}: {image}"
+        try:
+            column, row = round(float(x)), round(float(y))
+        except (ValueError, OverflowError) as error:
+            raise SourceError(f"{where}: x = {x!r}, y = {y!r}; expected pixels") from error
+        if not (0 <= row < marks.shape[0] and 0 <= column < marks.shape[1]):
+            raise SourceError(f"{where}: ({x}, {y}) lies outside {marks.shape[1]} × {marks.shape[0]} pixels")
+        if label != "background" and label not in classes:
+            raise SourceError(f"{where}: label {label!r}; expected background, {', '.join(classes)}")
+        marks[row, column] = 0 if label == "background" else classes.index(label) + 1
