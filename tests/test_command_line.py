@@ -8,7 +8,9 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("init", "run", "status", "evaluate", "export", "show", "demo")
+COMMANDS = (
+    "init", "run", "plan", "rerun", "verify", "prune", "rollback", "status", "evaluate", "export", "show", "demo"
+)  # fmt: skip
 
 
 def bluemask(*words, cwd=None):
@@ -51,7 +53,12 @@ def test_every_command_has_help_with_an_example(name):
     "words",
     [
         ("run", "none.yaml"),
+        ("plan", "none.yaml"),
         ("status", "none.store"),
+        ("verify", "none.store"),
+        ("prune", "none.store"),
+        ("rollback", "none.store", "vit"),
+        ("rerun", "none.store", "--stage", "mask"),
         ("export", "none.store", "out"),
         ("evaluate", "none.store", "--masks", "none"),
         ("show", "none.store", "a.png", "--out", "a.png"),
