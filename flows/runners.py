@@ -7,6 +7,7 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
+import torch
 from prefect import task
 from prefect.cache_policies import NO_CACHE
 from prefect.futures import PrefectFuture
@@ -160,6 +161,8 @@ def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
 def work(job: Job, stage: str, blocks: list[str]) -> None:
     """One stage over some blocks. One bad block does not keep the others: it is raised at the end."""
     chosen = stage_of(stage)
+    if job.config.threads:  # another process has not been told yet, and results hang on it
+        torch.set_num_threads(job.config.threads)
     errors = []
     for block in blocks:
         try:

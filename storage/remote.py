@@ -63,6 +63,10 @@ class RemoteObjects:
         self.url = url
         self.bucket = connect(url)
 
+    def __reduce__(self) -> tuple[type[RemoteObjects], tuple[str]]:
+        """In another process it connects anew, with that process's keys."""
+        return RemoteObjects, (self.url,)
+
     def get(self, key: str) -> bytes | None:
         """Bytes of an object, or None where there is none."""
         return self.tagged(key)[0]

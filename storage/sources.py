@@ -81,17 +81,19 @@ def _ordered(folder: Path, names: list[str], normal: set[str], found: Scan) -> l
         if not path.is_file():
             continue
         text = path.read_text(encoding="utf-8-sig", errors="replace")
-        listed = [line.strip() for line in text.splitlines() if line.strip()]
-        quiet = [name for name in listed if name.casefold() in normal]
+        names_there = [line.strip() for line in text.splitlines() if line.strip()]
+        quiet = [name for name in names_there if name.casefold() in normal]
         fault = (
-            listed(missing, "is missing in it") if (missing := [n for n in names if n not in listed]) else ""
+            listed(missing, "is missing in it")
+            if (missing := [n for n in names if n not in names_there])
+            else ""
         )
         if quiet:
             fault = f"{quiet[0]!r} means no defect, which is code 0 and needs no line"
-        elif len(set(listed)) < len(listed):
+        elif len(set(names_there)) < len(names_there):
             fault = "a name stands in it twice"
         if not fault:
-            return listed
+            return names_there
         found.problems.append(f"{path} does not give the order of the classes, which is by name: {fault}")
     return names
 
