@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -36,9 +37,16 @@ def pinned(config: Config, kind: ModelKind) -> Path | None:
     return {"vit": config.train_vit.checkpoint, "fusion": config.train_fusion.checkpoint}.get(kind)
 
 
+@lru_cache(maxsize=2)
+def _parsed(data: bytes) -> dict[str, Any]:
+    """Promotions are asked for at every block of every stage, and hold an entry an image."""
+    found: dict[str, Any] = json.loads(data)
+    return found
+
+
 def promoted(store: Store, kind: ModelKind) -> dict[str, Any] | None:
     """What `promoted.json` says of a trained network: digest, data, recipe; None where there is none."""
-    found: dict[str, Any] | None = (store.read_json(PROMOTED) or {}).get(kind)
+    found: dict[str, Any] | None = _parsed(store.documents.read(PROMOTED) or b"{}").get(kind)
     return found
 
 

@@ -57,9 +57,8 @@ class Server:
             f"-master.port={self.ports['master']}", f"-volume.port={self.ports['volume']}",
             f"-filer.port={self.ports['filer']}", f"-s3.port={self.ports['s3']}",
         ]  # fmt: skip
-        self.process = subprocess.Popen(
-            words, stdout=(self.folder / "log").open("ab"), stderr=subprocess.STDOUT, env={**os.environ}
-        )
+        with (self.folder / "log").open("ab") as log:
+            self.process = subprocess.Popen(words, stdout=log, stderr=subprocess.STDOUT, env={**os.environ})
         self._await()
 
     def _await(self) -> None:
@@ -67,8 +66,8 @@ class Server:
         while time.monotonic() < until:
             try:
                 request = urllib.request.Request(f"{self.url}/bluemask", method="PUT")
-                urllib.request.urlopen(request, timeout=5)
-                return
+                with urllib.request.urlopen(request, timeout=5):
+                    return
             except urllib.error.HTTPError as error:
                 if error.code == 409:
                     return  # the bucket is there already

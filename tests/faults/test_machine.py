@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, settings
+from hypothesis import HealthCheck, Phase, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, precondition, rule, run_state_machine_as_test
 from pinned_site import FULL, Site, checkpoints, pinned_config
@@ -50,6 +50,21 @@ def by_image(site):
                     cuts = {"y": slice(row.height), "x": slice(row.width)}
                     found[row.path, spec.name] = value[tuple(cuts.get(d, slice(None)) for d in spec.dims[1:])]
     return found
+
+
+UNUSED = (0, 255)
+"""Besides NaN, what stands where a block has more room than an image needs."""
+
+
+def assert_same(mine, theirs, name):
+    """Equal where both have room; a block's largest image decides how many pieces fit, and the rest is unused."""
+    common = tuple(slice(min(sides)) for sides in zip(mine.shape, theirs.shape, strict=True))
+    np.testing.assert_array_equal(mine[common], theirs[common], err_msg=str(name))
+    for value in (mine, theirs):
+        rest = np.ones(value.shape, bool)
+        rest[common] = False
+        left = value[rest]
+        assert (np.isin(left, UNUSED) | (left != left)).all(), name
 
 
 def die_at(count):
@@ -148,7 +163,7 @@ class Nights(RuleBasedStateMachine):
             mine, theirs = by_image(self.site), by_image(fresh)
             assert mine.keys() == theirs.keys()
             for key, value in theirs.items():
-                np.testing.assert_array_equal(mine[key], value, err_msg=str(key))
+                assert_same(mine[key], value, key)
             type(self).done += 1
         finally:
             shutil.rmtree(self.root)
@@ -167,6 +182,7 @@ def test_the_store_always_equals_a_fresh_run(pool, tell):
             deadline=None,
             database=None,
             derandomize=True,
+            phases=[Phase.generate],  # a failing sequence is short enough as it is, and shrinking costs hours
             suppress_health_check=list(HealthCheck),
         ),
     )

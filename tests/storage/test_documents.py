@@ -1,0 +1,76 @@
+"""Documents survive a crash at any write, and damage to any one of their files."""
+
+import pytest
+
+from storage.documents import DamagedError, Documents
+from storage.objects import LocalObjects
+
+
+class Dying(LocalObjects):
+    """The process dies before the n-th write."""
+
+    left = 99
+
+    def put(self, key, value):
+        self.left -= 1
+        if self.left < 0:
+            raise KeyboardInterrupt
+        super().put(key, value)
+
+
+@pytest.mark.parametrize("writes", range(4))
+def test_whatever_kills_the_writer_one_of_the_two_versions_is_read(tmp_path, writes):
+    Documents(LocalObjects(tmp_path)).write("classes.json", b"old")
+    objects = Dying(tmp_path)
+    objects.left = writes
+    if writes < 3:
+        with pytest.raises(KeyboardInterrupt):
+            Documents(objects).write("classes.json", b"new")
+    else:
+        Documents(objects).write("classes.json", b"new")
+    found = Documents(LocalObjects(tmp_path))
+    assert found.read("classes.json") == (b"old" if writes < 2 else b"new")
+    assert found.repair("classes.json")
+    assert found.faults("classes.json") == []
+
+
+@pytest.mark.parametrize("name", ["classes.json", "copies/classes.json", "copies/classes.json.sums"])
+@pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
+def test_one_damaged_file_is_found_and_made_whole(tmp_path, name, kind):
+    documents = Documents(LocalObjects(tmp_path))
+    documents.write("classes.json", b"before")
+    documents.write("classes.json", b"classes")
+    path = tmp_path / name
+    for place in range(len(path.read_bytes())):
+        data = bytearray(path.read_bytes())
+        if kind == "delete":
+            path.unlink()
+        elif kind == "cut":
+            path.write_bytes(bytes(data[:place]))
+        else:
+            data[place] ^= 1
+            path.write_bytes(bytes(data))
+        fresh = Documents(LocalObjects(tmp_path))
+        assert fresh.faults("classes.json"), place
+        try:
+            assert fresh.read("classes.json") == b"classes"
+        except DamagedError:
+            assert name == "classes.json"
+        assert fresh.repair("classes.json")
+        assert path.exists()
+        assert fresh.read("classes.json") == b"classes"
+
+
+def test_two_damaged_files_are_not_guessed_at(tmp_path):
+    documents = Documents(LocalObjects(tmp_path))
+    documents.write("classes.json", b"classes")
+    (tmp_path / "classes.json").write_bytes(b"classez")
+    (tmp_path / "copies" / "classes.json").write_bytes(b"clasess")
+    fresh = Documents(LocalObjects(tmp_path))
+    assert not fresh.repair("classes.json")
+    with pytest.raises(DamagedError, match=r"classes\.json is damaged"):
+        fresh.read("classes.json")
+
+
+def test_what_was_never_written_is_none(tmp_path):
+    assert Documents(LocalObjects(tmp_path)).read("classes.json") is None
