@@ -8,6 +8,8 @@ from storage.objects import Objects
 
 COPIES = "copies"
 """Folder of the copies and digests."""
+ABSENT = hashlib.sha256(b"").hexdigest()
+"""Digest of the version before the first."""
 TRIES = 3
 """Looks at a document that another process may be replacing."""
 
@@ -47,6 +49,8 @@ class Documents:
             copy = self.objects.get(f"{COPIES}/{key}")
             if value == copy and not known:
                 return value  # its digests are lost, or there is no such document
+            if value is None and copy is None and ABSENT in known:
+                return None  # the first writing of it was cut short
             if value is not None and copy is None and self.objects.get(self._sums(key)) is None:
                 return value  # put there by other means
         raise DamagedError(
@@ -70,6 +74,8 @@ class Documents:
         )
         if copy is None and not known and self.objects.get(self._sums(key)) is None:
             return []  # none, or put there by other means
+        if value is None and copy is None and ABSENT in known:
+            return []  # the first writing of it was cut short
         found = [] if known else [f"{self._sums(key)} is damaged or lost"]
         for name, data in ((key, value), (f"{COPIES}/{key}", copy)):
             if data is None:

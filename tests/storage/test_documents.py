@@ -34,6 +34,18 @@ def test_whatever_kills_the_writer_one_of_the_two_versions_is_read(tmp_path, wri
     assert found.faults("classes.json") == []
 
 
+@pytest.mark.parametrize("writes", range(3))
+def test_a_first_writing_that_was_cut_short_is_no_damage(tmp_path, writes):
+    objects = Dying(tmp_path)
+    objects.left = writes
+    with pytest.raises(KeyboardInterrupt):
+        Documents(objects).write("classes.json", b"new")
+    found = Documents(LocalObjects(tmp_path))
+    assert found.read("classes.json") == (None if writes < 2 else b"new")
+    found.write("classes.json", b"newer")
+    assert found.faults("classes.json") == []
+
+
 @pytest.mark.parametrize("name", ["classes.json", "copies/classes.json", "copies/classes.json.sums"])
 @pytest.mark.parametrize("kind", ["flip", "cut", "delete"])
 def test_one_damaged_file_is_found_and_made_whole(tmp_path, name, kind):
