@@ -123,6 +123,24 @@ def show(
     typer.echo(f"wrote {out}")
 
 
+@app.command(epilog="Example: bluemask browse photos.store")
+def browse(
+    store: StorePath,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8650,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of label PNGs to compare with, paired by name.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Open the browser.")] = True,
+) -> None:
+    """Look at every label and at why it is so, review it, and correct it, in the browser."""
+    from flows.browse import browse as serve
+
+    serve(store, host=host, port=port, masks=masks, show=show)
+
+
 @app.command(epilog="Example: bluemask demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the store and the picture.")] = Path(

@@ -55,6 +55,11 @@ class Store:
         data = self.objects.get(f"receipts/{stage}/{block}.json")
         return None if data is None else self._parse(data, stage, block)
 
+    def previous(self, stage: str, block: str) -> Receipt | None:
+        """The receipt before the present one, or None; what it names may have been pruned since."""
+        data = self.objects.get(f"receipts/{stage}/{block}.prev.json")
+        return None if data is None else self._parse(data, stage, block)
+
     def receipts(self, stage: str) -> dict[str, Receipt]:
         """All receipts of a stage, by block."""
         found = {}
