@@ -97,17 +97,66 @@ def evaluate(
     print_scores(store, masks, Console(), as_json=json)
 
 
-@app.command(epilog="Example: bluemask export photos.store labels/")
+@app.command(epilog="Example: bluemask export photos.store labels/ --format voc --split 0.9,0.1")
 def export(
     store: StorePath,
     out: Annotated[Path, typer.Argument(help="Folder to write to; it is made.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="png, voc, mmseg, hf, fiftyone, coco, coco-semantic, yolo, cvat, label-studio, npz or png16.",
+        ),
+    ] = "png",
+    images: Annotated[
+        str | None,
+        typer.Option(help="copy, link or none: whether the images lie beside their labels; by format."),
+    ] = None,
+    reviewed: Annotated[
+        bool, typer.Option("--reviewed", help="Only labels that were accepted or corrected.")
+    ] = False,
+    confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Pixels of P below this confidence become 255.")
+    ] = 0.0,
+    classes: Annotated[
+        str, typer.Option(help="Only images of these classes, with commas; other classes become 255.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option(help="Shares of train, val and test; an image's content decides.")
+    ] = "1",
 ) -> None:
-    """Write P as indexed PNGs (0 background, k = line k of classes.txt), one an image, under its own name."""
+    """Write the labels that count (a corrected mask, else P) in a format that trainers and annotators read.
+
+    Rejected labels, and those marked as in need of correction, are left out.
+    """
     from rich.console import Console
 
-    from flows.outputs import export_store
+    from flows.exporting import Choice, export_store, split_of
 
-    export_store(store, out, Console(stderr=True))
+    if images not in (None, "copy", "link", "none"):
+        raise typer.BadParameter(f"{images!r}: expected copy, link or none", param_hint="--images")
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    choice = Choice(reviewed, confidence, names, split_of(split))
+    export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
+
+
+@app.command("import", epilog="Example: bluemask import photos.store annotations.zip --format cvat")
+def import_(
+    store: StorePath,
+    file: Annotated[Path, typer.Argument(help="What the annotation tool exported.")],
+    kind: Annotated[
+        str, typer.Option("--format", help="cvat (Segmentation mask 1.1) or label-studio (JSON).")
+    ],
+    accept: Annotated[
+        bool, typer.Option("--accept-unchanged", help="Take a mask that was left as it was for accepted.")
+    ] = False,
+) -> None:
+    """Take corrected masks back from an annotation tool: each stands in P's place from then on."""
+    from rich.console import Console
+
+    from flows.exporting import import_masks
+
+    import_masks(store, file, Console(stderr=True), kind=kind, accept=accept)
 
 
 @app.command(epilog="Example: bluemask show photos.store scratch/0031.png --out 0031.png")

@@ -74,9 +74,9 @@ class Guard:
             return 400, "no such path"
         if scope["method"] not in ("GET", "HEAD", "POST"):
             return 405, "only GET and POST"
-        if headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none", "same-site"):
-            if scope["method"] == "POST" or headers.get("sec-fetch-mode") != "navigate":
-                return 403, "requests from other pages are refused"
+        foreign = headers.get("sec-fetch-site", "same-origin") not in ("same-origin", "none")
+        if foreign and (scope["method"] == "POST" or headers.get("sec-fetch-mode") != "navigate"):
+            return 403, "requests from other pages are refused"
         if scope["method"] == "POST" and headers.get("origin") not in (f"http://{host}", f"https://{host}"):
             return 403, "a change must come from this page itself"
         length = headers.get("content-length", "0")

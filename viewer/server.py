@@ -19,7 +19,6 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from viewer import pages, style
 from viewer.guard import Guard, TooLarge
 from viewer.index import Index
-from viewer.index import Query as Wanted
 
 if TYPE_CHECKING:
     from viewer.backend import Backend

@@ -1,11 +1,13 @@
-"""Colours and sizes that every picture shares: told apart by eyes that see few hues, and in grey."""
+"""Colours and sizes that every picture and page shares; those of the classes come from `tasks.palette`."""
 
 from __future__ import annotations
 
 import numpy as np
 
-CLASSES = ("#E69F00", "#56B4E9", "#009E73", "#CC79A7", "#F0E442", "#D55E00", "#0072B2")
-"""Okabe and Ito's colours, in the order of class indices from 1; they come again after the seventh."""
+from tasks.palette import colour
+
+__all__ = ["colour", "contrast", "rgb", "stripes", "stylesheet"]
+
 INK, QUIET, PAPER, RULE = "#1B1F24", "#6B7280", "#FFFFFF", "#D0D5DB"
 """Text, lesser text, ground, and lines between groups."""
 HEAT = "magma"
@@ -73,13 +75,6 @@ def contrast(one: str, other: str) -> float:
     """Contrast of two colours by WCAG 2, from 1 to 21."""
     light, dark = sorted((luminance(one), luminance(other)), reverse=True)
     return (light + 0.05) / (dark + 0.05)
-
-
-def colour(k: int) -> str:
-    """The colour of class k, from 1, as #RRGGBB. Raises ValueError for background and 255."""
-    if not 1 <= k < 255:
-        raise ValueError(f"class index {k}: only 1 to 254 have a colour")
-    return CLASSES[(k - 1) % len(CLASSES)]
 
 
 def rgb(code: str) -> np.ndarray:
