@@ -190,6 +190,19 @@ def browse(
     serve(store, host=host, port=port, masks=masks, show=show)
 
 
+@app.command(epilog="Example: bluemask report photos.store --out night.html")
+def report(
+    store: StorePath,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; report.html in the store by default.")
+    ] = None,
+) -> None:
+    """Write one HTML file to mail: worst and best images, distributions, tables by class, drift."""
+    from flows.report import write_report
+
+    typer.echo(f"wrote {write_report(store, out)}")
+
+
 @app.command(epilog="Example: bluemask demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the store and the picture.")] = Path(

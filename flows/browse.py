@@ -82,7 +82,7 @@ class Keeper:
         try:
             refresher.run(self.stop)
             self._fault = None
-        except Exception as error:  # a file that is being replaced, or is damaged: told, and tried again
+        except Exception as error:  # noqa: BLE001 (a file that is being replaced or damaged: told, tried again)
             self._fault = error
         self._reading = False
         self.stop.wait(min(30.0, 3 * (time.monotonic() - started)))

@@ -12,6 +12,7 @@ from rich.console import Console
 
 from flows.config import Config, load_config
 from flows.progress import bars
+from flows.report import report_of_run
 from flows.steps import Run, Summary
 from storage.lock import writer_lock
 from storage.store import Store
@@ -33,7 +34,9 @@ def generate(config: Path) -> Summary:
                 run.stage(step)
             else:
                 run.train(step)
-        return run.close()
+        summary = run.close()
+    summary.notes.append(report_of_run(store.root))
+    return summary
 
 
 def run_config(config: Path, console: Console) -> Summary:

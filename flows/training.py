@@ -17,6 +17,7 @@ from models.checkpoints import digest
 from models.fusion import Precision
 from models.start import EMBEDDED
 from storage.catalog import ImageRow, changed_share
+from storage.reviews import Reviews
 from storage.store import Store, now
 from tasks import train_fusion, train_vit
 from tasks.registry import stages, writer
@@ -50,6 +51,8 @@ class Records(Sequence[dict[str, np.ndarray]]):
         """kind: the network that is to learn from it."""
         self.store, self.plan, self.names = store, plan, READS[kind]
         self.places = [(block, n) for block, n, _ in members(plan, kind)]
+        self.reviews = Reviews(store)
+        self.corrected = corrections(store, kind)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -62,7 +65,13 @@ class Records(Sequence[dict[str, np.ndarray]]):
         block, row = self.places[index]
         height, width = self._part("size", block, row)
         record = {name: self._part(name, block, row) for name in self.names}
-        return {name: _cut(writer_dims(name), value, height, width) for name, value in record.items()}
+        found = {name: _cut(writer_dims(name), value, height, width) for name, value in record.items()}
+        return found | self._correction(self.plan.blocks[block][row].sha256)
+
+    def _correction(self, sha256: str) -> dict[str, np.ndarray]:
+        """The mask that somebody drew in P's place, which the fusion network learns from."""
+        mask = self.reviews.mask(sha256) if sha256 in self.corrected else None
+        return {} if mask is None else {"correction": mask}
 
     def _part(self, name: str, block: str, row: int) -> np.ndarray:
         receipt = self.plan.receipts[writer(name).name][block]
@@ -102,10 +111,20 @@ def upstream(plan: Plan, kind: ModelKind) -> str:
     return digest_of([parts, plan.value_range])
 
 
-def data_record(plan: Plan, kind: ModelKind) -> dict[str, str]:
+def corrections(store: Store, kind: ModelKind) -> dict[str, str]:
+    """Digests of the masks drawn by hand that a network learns from, by the images' sha256."""
+    return Reviews(store).masks() if kind == "fusion" else {}
+
+
+def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
     """One entry an image: what a network would be trained on now."""
-    basis = upstream(plan, kind)
-    return {row.sha256: digest_of([row.labels, row.annotation, basis]) for _, _, row in members(plan, kind)}
+    basis, drawn = upstream(plan, kind), corrections(store, kind)
+    return {
+        row.sha256: digest_of(
+            [row.labels, row.annotation, basis, *([drawn[row.sha256]] if row.sha256 in drawn else [])]
+        )
+        for _, _, row in members(plan, kind)
+    }
 
 
 def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
@@ -120,7 +139,7 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
     """Apply the retrain policy to what the promoted network was trained on."""
     if pinned(config, kind) is not None:
         return Decision(False, "the config pins its checkpoint")
-    entry, data = promoted(store, kind), data_record(plan, kind)
+    entry, data = promoted(store, kind), data_record(store, plan, kind)
     if not data:
         return Decision(entry is None and bool(plan.todo(stages()[0])), "there is nothing to learn from yet")
     if entry is None:
@@ -162,7 +181,7 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     A killed training left its state in `training/`; the same command goes on from there. State of
     another data set or config is not taken up.
     """
-    run = digest_of([_recipe(config, kind), data_record(plan, kind)])
+    run = digest_of([_recipe(config, kind), data_record(store, plan, kind)])
     folder = store.root / "training" / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
@@ -191,7 +210,7 @@ def promote(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate
         "made": now(),
         "config": _recipe(config, kind),
         "classes": len(plan.classes),
-        "data": data_record(plan, kind),
+        "data": data_record(store, plan, kind),
         "previous": before["digest"] if before else None,
     }
     store.write_json(PROMOTED, everything)

@@ -102,6 +102,10 @@ class Reviews:
             if re.fullmatch(r"[0-9a-f]{64}", sha256):
                 yield sha256, self.history(sha256)
 
+    def masks(self) -> dict[str, str]:
+        """Digests of the corrected masks that count, by the images' sha256."""
+        return {sha256: history.last.mask for sha256, history in self.all() if history.last.mask}
+
     def add(self, sha256: str, review: Review, expected: int | None = None) -> History:
         """Append an entry. expected: the count that the caller saw; None takes any.
 

@@ -12,8 +12,8 @@ from PIL import Image
 
 from tasks.export import UNKNOWN, ExportError, Format, Sample, Target, place_image
 from tasks.export_coco import pieces
-from tasks.palette import colour, palette, rgb
 from tasks.palette import UNKNOWN as UNKNOWN_COLOUR
+from tasks.palette import colour, palette, rgb
 
 ARCHIVE = "annotations.zip"
 IGNORE = "ignore"
@@ -32,7 +32,7 @@ def write_cvat(samples: Iterable[Sample], target: Target) -> list[str]:
             stem = PurePosixPath(sample.name).with_suffix("").as_posix()
             place_image(sample, target.out / "images" / stem, target.images)
             archive.writestr(f"SegmentationClass/{stem}.png", _png(sample.label, palette()))
-            archive.writestr(f"SegmentationObject/{stem}.png", _png(_objects(sample.label), palette()))
+            archive.writestr(f"SegmentationObject/{stem}.png", _png(_objects(sample.label), numbers()))
             ignored += int((sample.label == UNKNOWN).any())
             stems.append(stem)
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{stem}\n" for stem in stems))
@@ -57,11 +57,23 @@ def labelmap(classes: Sequence[str], *, ignore: bool) -> str:
 
 
 def _objects(label: np.ndarray) -> np.ndarray:
-    """Every piece a number of its own, beyond 254 from 1 again; 255 stays."""
+    """Every piece a number of its own, beyond 254 from 1 again; 255 stays. The class tells them apart besides."""
     out = np.where(label == UNKNOWN, np.uint8(UNKNOWN), np.uint8(0))
     for n, (_, mask) in enumerate(pieces(label, whole=False)):
         out[mask] = 1 + n % 254
     return np.asarray(out, np.uint8)
+
+
+def numbers() -> list[int]:
+    """768 numbers, RGB of every index by Pascal VOC's own rule, in which readers expect the pieces' numbers."""
+    table = []
+    for index in range(256):
+        colour = [0, 0, 0]
+        for bit in range(8):
+            for channel in range(3):
+                colour[channel] |= (index >> (3 * bit + channel) & 1) << (7 - bit)
+        table += colour
+    return table
 
 
 def _png(values: np.ndarray, colours: list[int]) -> bytes:

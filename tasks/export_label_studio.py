@@ -160,10 +160,10 @@ def labelling_setup(classes: Sequence[str]) -> str:
 
 
 def read_label_studio(path: Path, classes: Sequence[str]) -> Iterator[tuple[str, np.ndarray | None]]:
-    """Masks of Label Studio's JSON export: the image's path without its ending, and a (y, x) uint8 label map, None
-    where the annotation is empty: the image shows no defect.
+    """Masks of Label Studio's JSON export.
 
-    classes: names from index 1. Only annotations count (predictions are ours), the last of a task that was not
+    Yields the image's path without its ending, and a (y, x) uint8 label map, None where the annotation is empty:
+    the image shows no defect. classes: names from index 1. Only annotations count (predictions are ours), the last of a task that was not
     cancelled. Raises ExportError for what cannot be read.
     """
     try:

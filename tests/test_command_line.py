@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
-COMMANDS = ("init", "run", "status", "evaluate", "export", "show", "demo")
+COMMANDS = ("init", "run", "status", "evaluate", "export", "import", "show", "browse", "report", "demo")
 
 
 def bluemask(*words, cwd=None):
@@ -53,6 +53,9 @@ def test_every_command_has_help_with_an_example(name):
         ("run", "none.yaml"),
         ("status", "none.store"),
         ("export", "none.store", "out"),
+        ("import", "none.store", "a.zip", "--format", "cvat"),
+        ("browse", "none.store", "--no-show"),
+        ("report", "none.store"),
         ("evaluate", "none.store", "--masks", "none"),
         ("show", "none.store", "a.png", "--out", "a.png"),
         ("init", "none", "--out", "c.yaml", "--store", "s"),

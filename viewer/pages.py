@@ -70,13 +70,14 @@ def _asset_version() -> str:
     return str(max(path.stat().st_mtime_ns for path in (Path(__file__).parent / "static").iterdir()))[-10:]
 
 
-def _render(name: str, **values: Any) -> str:
+def render(name: str, **values: Any) -> str:
+    """A template with its values; what comes from files and names is escaped."""
     return _environment().get_template(name).render(**values)
 
 
 def fault(status: int, text: str) -> str:
     """A page that says in a sentence what went wrong."""
-    return _render("fault.html", title="bluemask", status=status, text=text)
+    return render("fault.html", title="bluemask", status=status, text=text)
 
 
 def query_of(given: Mapping[str, str]) -> Query:
@@ -97,7 +98,7 @@ def overview(title: str, index: Index, pulse: Mapping[str, Any], given: Mapping[
     """The grid of images with its filters."""
     query = query_of(given)
     page = index.page(query, size=SIZE, after=_number(given, "after"), before=_number(given, "before"))
-    return _render(
+    return render(
         "overview.html",
         title=title,
         query=query,
@@ -169,7 +170,7 @@ def image(
     for panel in data["panels"]:
         groups[panel["group"]].append(panel)
     total = max(1, row["width"] * row["height"])
-    return _render(
+    return render(
         "image.html",
         title=title,
         row=row,
@@ -189,13 +190,13 @@ def run(title: str, index: Index, pulse: Mapping[str, Any], facts: Mapping[str, 
     """How the store stands: stage × blocks, times, nights, and what could not be read."""
     blocks = index.blocks()
     stages = list(dict.fromkeys(pulse.get("stages") or [item["stage"] for item in blocks]))
-    return _render(
+    return render(
         "run.html",
         title=title,
         facts=facts,
         pulse=pulse,
         heat=heat_map(blocks, stages),
-        times=_times(blocks, stages),
+        times=times(blocks, stages),
         failures=[item for item in blocks if item["state"] == "failed"][:50],
         nights=nights(index),
         classes=index.meta("classes") or [],
@@ -227,7 +228,8 @@ def _cell(names: list[str], found: list[dict[str, Any]]) -> dict[str, Any]:
             "seconds": seconds}  # fmt: skip
 
 
-def _times(blocks: list[dict[str, Any]], stages: list[str]) -> list[dict[str, Any]]:
+def times(blocks: list[dict[str, Any]], stages: list[str]) -> list[dict[str, Any]]:
+    """A row a stage: seconds that its present arrays took, images, the share of the longest, when last made."""
     rows = []
     for stage in stages:
         own = [item for item in blocks if item["stage"] == stage]
