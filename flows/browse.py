@@ -68,7 +68,7 @@ class Keeper:
         try:
             self._backend = open_backend(self.root, self.index, self.masks)
             self._backend.refresher.on_change = self._changed
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (told to whoever asks for the backend)
             self._fault = error
             return
         finally:
@@ -227,7 +227,7 @@ def facts(root: Path, index: Index) -> dict[str, str]:
     found = {"Store": str(root.resolve()), "Index": str(index.path)}
     if (root / "report.html").is_file():
         found["Report"] = str((root / "report.html").resolve())
-    found["Prefect"] = server or "prefect server start, then set PREFECT_API_URL before `bluemask run`"
+    found["Prefect"] = server or "no server is named; set PREFECT_API_URL to see runs there"
     return found
 
 

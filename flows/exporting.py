@@ -219,9 +219,12 @@ def _find(items: dict[str, Labelled], name: str, file: Path) -> Labelled:
     """The image of a path without ending: the same path, else the only one that ends so."""
     if name in items:
         return items[name]
-    matching = [key for key in items if key.endswith("/" + name)] or [
-        key for key in items if key.replace("/", "__") == name
-    ]
+    last = name.rsplit("/", 1)[-1]  # an uploaded file has lost its folders
+    matching = (
+        [key for key in items if key.endswith("/" + name)]
+        or [key for key in items if key.replace("/", "__") == name]
+        or [key for key in items if key.rsplit("/", 1)[-1] == last]
+    )
     if len(matching) != 1:
         raise ExportError(f"{file}: {name!r} is the name of {len(matching)} finished images, expected one")
     return items[matching[0]]

@@ -39,4 +39,4 @@ def whole_embedding(model: Sam, image: np.ndarray, precision: str) -> np.ndarray
     pixels = sam_input(image, side)
     frame = np.zeros((1, side, side, 3), np.uint8)
     frame[0, : pixels.shape[0], : pixels.shape[1]] = pixels
-    return encode_views(model, frame, np.array([pixels.shape[:2]]), 1, precision)[0]
+    return np.asarray(encode_views(model, frame, np.array([pixels.shape[:2]]), 1, precision)[0])

@@ -23,7 +23,7 @@ def colour(k: int) -> str:
     if k <= len(NAMED):
         return NAMED[k - 1]
     n = k - len(NAMED) - 1
-    share = colorsys.hsv_to_rgb(0.08 + n * 0.618034, 0.85 - 0.3 * (n % 2), 0.95 - 0.25 * (n % 3))
+    share = colorsys.hsv_to_rgb(0.08 + n * 0.618034, 0.85 - 0.3 * (n % 2), 0.95 - 0.2 * (n % 3) - 0.001 * n)
     return "#" + "".join(f"{round(255 * value):02X}" for value in share)
 
 

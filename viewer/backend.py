@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from storage.catalog import ImageRow
+from storage.catalog import ImageRow, Status
 from storage.pixels import read_label_map
 from storage.receipts import Receipt
 from storage.reviews import History, Review, Reviews, label_digest
@@ -268,7 +268,7 @@ class Backend:
 
 
 def _catalog_row(row: dict[str, Any]) -> ImageRow:
-    status = "active" if row["active"] else row["state"]
+    status: Status = "active" if row["active"] else row["state"]
     return ImageRow(
         id=row["id"], path=row["path"], sha256=row["sha256"], width=row["width"], height=row["height"],
         labels=tuple(row["labels"]), annotation="", block=row["block"], status=status, why=row["why"], bytes=0,

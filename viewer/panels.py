@@ -161,7 +161,7 @@ def fill(label: np.ndarray) -> Rgba:
     if unsure.any():
         bright = np.where(style.stripes((label.shape[0], label.shape[1])), 235, 120).astype(np.uint8)
         picture[unsure] = np.dstack([bright, bright, bright, np.full_like(bright, 200)])[unsure]
-    return picture
+    return np.asarray(picture)
 
 
 def within(picture: Rgba, longest: int = LARGEST, *, smooth: bool = False) -> Rgba:

@@ -68,7 +68,7 @@ def _scheme(where: str, theme: str) -> str:
 def luminance(code: str) -> float:
     """Relative luminance of #RRGGBB in [0, 1], as WCAG 2 defines it."""
     linear = [c / 12.92 if c <= 0.04045 else ((c + 0.055) / 1.055) ** 2.4 for c in rgb(code).tolist()]
-    return 0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2]
+    return float(0.2126 * linear[0] + 0.7152 * linear[1] + 0.0722 * linear[2])
 
 
 def contrast(one: str, other: str) -> float:
