@@ -215,6 +215,14 @@ def demo(
     raise typer.Exit(demonstrate(out))
 
 
+@app.command(hidden=True)
+def write_reference(path: Annotated[Path, typer.Argument(help="The Markdown file to write.")]) -> None:
+    """Write the page on every command; `make docs` calls it."""
+    from flows.reference import write_reference as write
+
+    write(app, path)
+
+
 def main() -> None:
     """Entry point: errors that a user can mend are one sentence, without a traceback."""
     try:

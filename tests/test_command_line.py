@@ -67,3 +67,12 @@ def test_an_error_is_a_sentence_without_a_traceback(words, tmp_path):
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("bluemask: ")
     assert "none" in result.stderr
+
+
+def test_the_page_of_commands_is_what_the_command_line_says():
+    import bluemask as program
+    from flows.reference import reference
+
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert page == reference(program.app), "run `make docs`"
+    assert all(f"## bluemask {name}\n" in page for name in COMMANDS)
