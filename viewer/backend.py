@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -74,8 +74,11 @@ class Backend:
 
     # -- images ---------------------------------------------------------------------------------------
 
-    def open(self, image: int, version: str | None = None) -> Opened:
-        """An image by its id. version: the one that the page was made of, None for the present one.
+    def open(self, image: int, version: str | None = None, only: Collection[str] | None = None) -> Opened:
+        """An image by its id.
+
+        version: the one that the page was made of, None for the present one; only: stages whose receipts are
+        read, None all of them, without which there is no version.
 
         Raises Missing where there is no such image, Torn where a run has made it anew since.
         """
@@ -85,7 +88,9 @@ class Backend:
         found = {
             stage.name: receipt
             for stage in stages()
-            if row["block"] and (receipt := self.store.receipt(stage.name, row["block"]))
+            if row["block"]
+            and (only is None or stage.name in only)
+            and (receipt := self.store.receipt(stage.name, row["block"]))
         }
         marks = " ".join(receipt.fingerprint for receipt in found.values())
         now = hashlib.sha256(marks.encode()).hexdigest()[:16]
@@ -95,7 +100,7 @@ class Backend:
 
     def thumbnail(self, image: int) -> bytes:
         """A small JPEG of an image with the outline of the label that counts."""
-        opened = self.open(image)
+        opened = self.open(image, only=("ingest", "fuse"))
         if "ingest" not in opened.receipts:
             raise Missing(f"{opened.row['path']} has not been read yet")
         label = None

@@ -185,11 +185,37 @@ class Index:
         previous, following = ([row["id"] for row in rows] for rows in either)
         return (previous[0] if previous else None), (following[0] if following else None)
 
-    def count(self, query: Query) -> int:
-        """How many images a query finds."""
+    def count(self, query: Query, most: int = 10_000) -> int:
+        """How many images a query finds; `most` and one more stands for any number beyond.
+
+        Where there is one filter at most, the number is exact: it was counted when the index was made.
+        """
+        known = self._counted(query)
+        if known is not None:
+            return known
         where, values = self._where(query)
-        sql = f"SELECT count(*) FROM image WHERE {' AND '.join(where)}"
-        return int(self.connection().execute(sql, values).fetchone()[0])
+        sql = f"SELECT count(*) FROM (SELECT 1 FROM image WHERE {' AND '.join(where)} LIMIT ?)"
+        return int(self.connection().execute(sql, (*values, most + 1)).fetchone()[0])
+
+    def _counted(self, query: Query) -> int | None:
+        """What the index has counted already."""
+        given = query.parameters()
+        given.pop("sort", None)
+        if len(given) > 1 or query.name or self.meta("states") is None:
+            return None
+        states, reviews = self.meta("states"), self.meta("reviews")
+        if query.state:
+            return int(states.get(query.state, 0))
+        if query.label:
+            return int((self.meta("class counts") or {}).get(query.label, [0])[0])
+        if query.review in ("any", "corrected"):
+            total = sum(n for name, n in reviews.items() if name != "none")
+            return int(total if query.review == "any" else self.meta("corrected"))
+        if query.review:
+            return int(reviews.get(query.review, 0))
+        if query.split or query.changed:
+            return int(self.meta("split" if query.split else "changed"))
+        return int(sum(reviews.values()))
 
     def image(self, image: int) -> dict[str, Any] | None:
         """One row, or None where there is no such id."""
@@ -218,7 +244,7 @@ class Index:
             return []
         some = "SELECT count(*) FROM (SELECT 1 FROM image_class WHERE class = ? LIMIT ?)"
         if self.connection().execute(some, (name, RARE)).fetchone()[0] < RARE:
-            return [("+image.id IN (SELECT id FROM image_class WHERE class = ?)", name)]
+            return [("image.id IN (SELECT id FROM image_class WHERE class = ?)", name)]
         return [("EXISTS (SELECT 1 FROM image_class c WHERE c.class = ? AND c.id = image.id)", name)]
 
     def _name(self, text: str) -> list[tuple[str, str]]:
@@ -226,8 +252,9 @@ class Index:
         if not text:
             return []
         walk = ("instr(lower(path), lower(?)) > 0", text)
-        if len(text) < 3:  # shorter than what the index of names is made of
-            return [walk]
+        if len(text) < 3:  # shorter than what the index of names is made of: one pass over the paths alone
+            sql = "SELECT id FROM image INDEXED BY by_path WHERE instr(lower(path), lower(?)) > 0"
+            return [(f"image.id IN ({sql})", text)]
         quoted = '"' + text.replace('"', '""') + '"'
         some = "SELECT count(*) FROM (SELECT 1 FROM name WHERE name MATCH ? LIMIT ?)"
         if self.connection().execute(some, (quoted, RARE)).fetchone()[0] < RARE:

@@ -13,7 +13,7 @@ from urllib.parse import urlencode
 from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoescape
 
 from viewer import style
-from viewer.index import NO_DEFECT, REVIEWS, SORTS, STATES, Index, Query
+from viewer.index import NO_DEFECT, REVIEWS, SORTS, STATES, Index, Page, Query
 
 SIZE = 60
 """Images a page."""
@@ -97,16 +97,19 @@ def _number(given: Mapping[str, str], name: str) -> int | None:
 def overview(title: str, index: Index, pulse: Mapping[str, Any], given: Mapping[str, str]) -> str:
     """The grid of images with its filters."""
     query = query_of(given)
-    page = index.page(query, size=SIZE, after=_number(given, "after"), before=_number(given, "before"))
+    total, classes = index.count(query), index.meta("classes") or []
+    page = Page([], before=False, after=False)
+    if total:
+        page = index.page(query, size=SIZE, after=_number(given, "after"), before=_number(given, "before"))
     return render(
         "overview.html",
         title=title,
         query=query,
         page=page,
         pulse=pulse,
-        total=index.count(query),
+        total=total,
         facets=_facets(index, query),
-        cards=[_card(row, query, index) for row in page.rows],
+        cards=[_card(row, query, classes) for row in page.rows],
         address=lambda **change: address(query, **change),
         no_defect=NO_DEFECT,
     )
@@ -144,8 +147,7 @@ def _facets(index: Index, query: Query) -> dict[str, Any]:
     }
 
 
-def _card(row: dict[str, Any], query: Query, index: Index) -> dict[str, Any]:
-    classes = index.meta("classes") or []
+def _card(row: dict[str, Any], query: Query, classes: list[str]) -> dict[str, Any]:
     figure = query.sort if query.sort != "name" else "doubt"
     content = row["mask"] or row["content"]
     return {

@@ -52,7 +52,7 @@ class Refresher:
         """Blocks whose figures have been read, and blocks in all, while that goes on."""
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever the index has changed."""
-        self._seen: dict[str, Any] = {}
+        self._seen: dict[str, Any] = index.meta("seen") or {}
 
     def run(self, stop: threading.Event | None = None) -> bool:
         """Take in what is new. Returns whether anything was. stop: ends it early, between blocks."""
@@ -69,8 +69,12 @@ class Refresher:
             self._take_states(rows, stop)
         self._take_reviews()
         self._count()
-        if not (stop and stop.is_set()):
+        if not (
+            stop and stop.is_set()
+        ):  # told to the next start, too: an index that is up to date costs nothing
             self._seen = look
+            with self.index.writing() as db:
+                set_meta(db, {"seen": look})
         return True
 
     def _look(self) -> dict[str, Any]:
