@@ -30,6 +30,7 @@ from storage.store import Store
 from tasks.registry import stages
 from viewer import pages
 from viewer.index import SORTS, Index, set_meta
+from viewer.rows import take_catalog
 
 BLOCK, CLASSES = 64, ("scratch", "dent", "rust", "rare")
 PROMISES = {"first page": 0.2, "any page": 0.05, "thumbnail": 0.02}
@@ -174,7 +175,7 @@ def _index(store: Store, images: int) -> None:
     index = open_index(store.root)
     backend = open_backend(store.root, index, None)
     started = time.perf_counter()
-    backend.refresher._take_catalog(load(store))
+    take_catalog(index, load(store))
     print(f"index of {images} images in {time.perf_counter() - started:.1f} s", flush=True)
     simulate_figures(index, images)
     backend.refresher._count()

@@ -66,6 +66,7 @@ class Keeper:
 
     def _work(self) -> None:
         try:
+            self._first_rows()
             self._backend = open_backend(self.root, self.index, self.masks)
             self._backend.refresher.on_change = self._changed
         except Exception as error:  # noqa: BLE001 (told to whoever asks for the backend)
@@ -76,6 +77,16 @@ class Keeper:
         while not self.stop.is_set():
             self._look(self._backend.refresher)
             self.stop.wait(PAUSE)
+
+    def _first_rows(self) -> None:
+        """A new index gets the catalog's rows before anything heavy is imported: there is something to see."""
+        if self.index.meta("states") is None:
+            from storage.catalog import load
+            from storage.store import Store
+            from viewer.rows import take_catalog
+
+            take_catalog(self.index, load(Store.existing(self.root)))
+            self._changed()
 
     def _look(self, refresher: Refresher) -> None:
         started = time.monotonic()

@@ -101,11 +101,14 @@ class Store:
             raise StoreError(self._damaged(receipt, name, f"shape {value.shape}"))
         return value
 
-    def read_image(self, receipt: Receipt, name: str, row: int) -> np.ndarray:
-        """One image's part of an array, without its leading axis; reads no other image's chunks."""
+    def read_image(self, receipt: Receipt, name: str, row: int, *part: int | slice) -> np.ndarray:
+        """One image's part of an array, without its leading axis; reads no other image's chunks.
+
+        part: indices of the axes behind the first, where only a part of the image is wanted.
+        """
         self._require(receipt, name)
         try:
-            return np.asarray(open_array(self.root / receipt.group, name)[row])
+            return np.asarray(open_array(self.root / receipt.group, name)[(row, *part)])
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(self._damaged(receipt, name, str(error))) from error
 

@@ -39,14 +39,21 @@ class Labelled:
 
     def array(self, name: str) -> np.ndarray:
         """An array of this image without the image axis. Raises StoreError where it is not there."""
-        source = writer(name)
-        receipt = self.receipt(source.name)
-        if receipt is None:
-            raise StoreError(
-                f"{self.row.path}: stage {source.name!r} has not done it; `bluemask run CONFIG` does"
-            )
-        value = self._store.read_image(receipt, name, self._place)
+        value = self._store.read_image(self._needed(name), name, self._place)
         return cut(name, value, self.row.height, self.row.width)
+
+    def pixel(self, name: str, x: int, y: int) -> np.ndarray:
+        """What an array holds at one pixel, along its other axes; of a large image only a tile is read."""
+        places = {"y": y, "x": x}
+        part = [places.get(dim, slice(None)) for dim in spec(name).dims[1:]]
+        return self._store.read_image(self._needed(name), name, self._place, *part)
+
+    def _needed(self, name: str) -> Receipt:
+        stage = writer(name).name
+        receipt = self.receipt(stage)
+        if receipt is None:
+            raise StoreError(f"{self.row.path}: stage {stage!r} has not done it; `bluemask run CONFIG` does")
+        return receipt
 
     def label(self, reviews: Reviews, review: Review | None = None) -> np.ndarray:
         """The label that counts, (y, x) uint8: the mask that somebody drew, else P.

@@ -6,7 +6,6 @@ import json
 import sqlite3
 import threading
 import time
-from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -20,7 +19,8 @@ from storage.store import Store, StoreError
 from tasks.doubt import NEEDED, Doubt, doubt_of
 from tasks.reading import cut
 from tasks.registry import stages, writer
-from viewer.index import NO_DEFECT, Index, set_meta
+from viewer.index import Index, set_meta
+from viewer.rows import take_catalog
 
 
 class BlockState(NamedTuple):
@@ -64,7 +64,7 @@ class Refresher:
             return False
         rows = load(self.store)
         if catalog:
-            self._take_catalog(rows)
+            take_catalog(self.index, rows)
         if catalog or receipts:
             self._take_states(rows, stop)
         self._take_reviews()
@@ -86,39 +86,6 @@ class Refresher:
             "receipts": [_time(path) for path in (*folders, root / "promoted.json", root / "config.yaml")],
             "reviews": _time(root / "reviews"),
         }
-
-    # -- catalog ------------------------------------------------------------------------------------
-
-    def _take_catalog(self, rows: Sequence[ImageRow]) -> None:
-        places: Counter[str] = Counter()
-        images, details, classes = [], [], []
-        for row in rows:
-            place, used = places[row.block], row.status == "active"
-            places[row.block] += 1
-            images.append(
-                (row.id, row.path, row.sha256, row.width, row.height, row.block, place, used,
-                 "waiting" if used else row.status)
-            )  # fmt: skip
-            details.append((row.id, json.dumps(row.labels, ensure_ascii=False), row.why))
-            classes += [(name, row.id) for name in row.labels or (NO_DEFECT,)]
-        with self.index.writing() as db:
-            db.executemany(
-                "INSERT INTO image(id, path, sha256, width, height, block, place, active, state) VALUES (?,?,?,?,?,?,?,?,?) "
-                "ON CONFLICT(id) DO UPDATE SET path=excluded.path, width=excluded.width, height=excluded.height, "
-                "block=excluded.block, active=excluded.active, state=excluded.state",
-                images,
-            )
-            db.executemany(
-                "INSERT INTO detail(id, labels, why) VALUES (?,?,?) "
-                "ON CONFLICT(id) DO UPDATE SET labels=excluded.labels, why=excluded.why",
-                details,
-            )
-            db.execute("DELETE FROM image_class")
-            db.executemany("INSERT OR IGNORE INTO image_class VALUES (?, ?)", classes)
-            db.execute("INSERT INTO name(name) VALUES ('delete-all')")
-            db.executemany(
-                "INSERT INTO name(rowid, path) VALUES (?, ?)", [(row[0], row[1]) for row in images]
-            )
 
     # -- blocks -------------------------------------------------------------------------------------
 

@@ -2,6 +2,7 @@
 
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -30,18 +31,22 @@ def client(backend):
     return Client(create_app(site, hosts=hosts_of("127.0.0.1", 8650), token=None))
 
 
-@pytest.fixture
-def served(labelled):
-    """`bluemask browse` as a user starts it; gives its address."""
-    command = [sys.executable, str(ROOT / "bluemask.py"), "browse", str(labelled.store.root), "--no-show", "--port", "0",
-               "--masks", str(labelled.root / "masks")]  # fmt: skip
+@pytest.fixture(scope="module")
+def served(labelled_once, tmp_path_factory):
+    """`bluemask browse` as a user starts it, on a store of its own; gives its address and the store."""
+    root = tmp_path_factory.mktemp("served") / "copy"
+    shutil.copytree(labelled_once.root, root)
+    config = root / "store" / "config.yaml"
+    config.write_text(config.read_text().replace(str(labelled_once.root), str(root)))
+    command = [sys.executable, str(ROOT / "bluemask.py"), "browse", str(root / "store"), "--no-show", "--port", "0",
+               "--masks", str(root / "masks")]  # fmt: skip
     environment = {**os.environ, "OMP_NUM_THREADS": "1"}
     process = subprocess.Popen(
         command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=environment
     )
     try:
         line = process.stdout.readline()
-        yield re.match(r"http://127\.0\.0\.1:\d+/", line).group()
+        yield re.match(r"http://127\.0\.0\.1:\d+/", line).group(), root / "store"
     finally:
         process.terminate()
-        process.communicate(timeout=30)
+        process.communicate(timeout=60)

@@ -3,6 +3,7 @@
 import json
 import re
 import shutil
+import time
 import urllib.request
 
 import pytest
@@ -36,7 +37,10 @@ def browser():
 @pytest.fixture
 def page(browser, served):
     """A page of the site; at its end nothing was asked for elsewhere, and the console said nothing."""
+    address, store = served
+    shutil.rmtree(store / "reviews", ignore_errors=True)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
+    context.set_default_timeout(60_000)
     opened = context.new_page()
     asked, said = [], []
     context.on("request", lambda request: asked.append(request.url))
@@ -44,25 +48,32 @@ def page(browser, served):
         "console", lambda message: said.append(message.text) if message.type in ("error", "warning") else None
     )
     opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.base = served.rstrip("/")
+    opened.base = address.rstrip("/")
     wait_for_store(opened.base)
-    opened.goto(served)
+    opened.goto(address)
     yield opened
     context.close()
-    assert not [url for url in asked if not url.startswith((served, "blob:", "data:"))]
+    assert not [url for url in asked if not url.startswith((address, "blob:", "data:"))]
     assert not said
 
 
 def wait_for_store(base):
-    import time
-
-    for _ in range(600):
-        with urllib.request.urlopen(base + "/api/pulse", timeout=60) as answer:
-            pulse = json.loads(answer.read())
-        if pulse["count"] and not pulse["doing"]:
+    """Until every image is there, with its figures, and no review is left of another test."""
+    for _ in range(1200):
+        pulse = json.loads(fetched(base + "/api/pulse"))
+        if (
+            pulse["count"]
+            and not pulse["doing"]
+            and '<h1 id="count">0 images' in fetched(base + "/?review=any")
+        ):
             return
         time.sleep(0.1)
     pytest.fail(f"the store was not read: {pulse}")
+
+
+def fetched(url):
+    with urllib.request.urlopen(url, timeout=60) as answer:
+        return answer.read().decode()
 
 
 def names(page):
