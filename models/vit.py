@@ -51,6 +51,28 @@ def multi_label_loss(evidence: Evidence, label: Tensor) -> Tensor:
     return torch.stack([functional.multilabel_soft_margin_loss(logits, label) for logits in heads]).sum()
 
 
+def distillation_loss(evidence: Evidence, label: Tensor, low: float, high: float) -> Tensor:
+    """Teaches the patch map where objectness is sure, so that the set outvotes an image's own error.
+
+    Objectness judges every image alone, and where a defect covers half of it, may take the bare surface for the
+    defect. What a class looks like is the same in most images, and one network for all of them learns that.
+    label: (image, class) 0 or 1; low, high: objectness up to which a patch is bare, from which it is defect. A
+    defect patch must be called so by one of the image's classes, a bare one by none. Bare and defect patches count
+    half each, an image without a class nothing. Returns a scalar.
+    """
+    named = label[:, :, None, None]
+    defect, bare = (evidence.weight >= high) & evidence.valid, (evidence.weight <= low) & evidence.valid
+    strongest = evidence.patch_map.masked_fill(named == 0, -30.0).amax(1)  # (image, row, column)
+    missed = functional.softplus(-strongest)
+    invented = (functional.softplus(evidence.patch_map) * named).sum(1)
+    parts = [
+        (loss * here).sum((1, 2)) / here.sum((1, 2)).clamp(min=1)
+        for loss, here in ((missed, defect), (invented, bare))
+    ]  # (image,) each
+    counts = (label.sum(1) > 0).float()
+    return ((parts[0] + parts[1]) / 2 * counts).sum() / counts.sum().clamp(min=1)
+
+
 class ClassTokenViT(nn.Module):
     """Any timm ViT with C class tokens; its maps point at the evidence for each class."""
 
