@@ -122,8 +122,8 @@ def activate(
     """The CAM of every class, over all scales and flips.
 
     image: (y, x, 3) uint8; scales: of the network's own side; precision: float32 or bfloat16 (autocast).
-    Without objectness the CAM is ReLU of the patch logits (eq. 1). With it, it is `joined` of objectness and the
-    sigmoid of the patch logits.
+    Without objectness the CAM is ReLU of the patch logits (eq. 1). With it, it is P(defect) · P(class | defect):
+    objectness times the sigmoid of the patch logits; or `joined` of both, where these were distilled from it.
     """
     objects = object_map(model, image, precision)
     device = next(model.parameters()).device
@@ -135,13 +135,19 @@ def activate(
             maps.append(one.float())
             logits.append(logit.float())
     mean = torch.stack(maps).mean(0)
-    if objects is None:
-        cam = functional.relu(mean).cpu().numpy()
-    else:
-        patches = torch.sigmoid(mean).cpu().numpy()
-        cam = np.stack([joined(one, objects, model.side, model.patch_size) for one in patches])
+    cam = _located(model, mean, objects)
     score = torch.sigmoid(torch.stack(logits).mean(0)).cpu().numpy()
     return Activation(cam.astype(np.float32), score.astype(np.float32))
+
+
+def _located(model: ClassTokenViT, logits: Tensor, objects: np.ndarray | None) -> np.ndarray:
+    """(class, y, x) patch logits and (y, x) objectness to CAMs of the same shape, as `activate` says."""
+    if objects is None:
+        return functional.relu(logits).cpu().numpy()
+    patches = torch.sigmoid(logits).cpu().numpy()
+    if not model.distilled:
+        return np.asarray(patches * objects)
+    return np.stack([joined(one, objects, model.side, model.patch_size) for one in patches])
 
 
 def joined(patches: np.ndarray, objects: np.ndarray, side: int, patch: int) -> np.ndarray:
@@ -157,7 +163,7 @@ def joined(patches: np.ndarray, objects: np.ndarray, side: int, patch: int) -> n
     wide = _opened(resized(patches, size), round(WIDE * patch))
     near = cv2.dilate(resized(objects, size), np.ones((2 * patch + 1,) * 2, np.uint8))
     wide, near = (resized(each, (patches.shape[0], patches.shape[1])) for each in (wide, near))
-    return np.maximum(patches * objects, wide * np.clip(1 - near + objects, 0, 1))
+    return np.asarray(np.maximum(patches * objects, wide * np.clip(1 - near + objects, 0, 1)))
 
 
 def _opened(pixels: np.ndarray, width: int) -> np.ndarray:

@@ -80,7 +80,7 @@ class Training:
         self.recipe, self.steps, self.device, self.precision = recipe, steps, device, precision
         self.model = build_vit(
             recipe.backbone, classes, side=recipe.side, objectness=recipe.objectness,
-            pretrained=recipe.pretrained, seed=recipe.seed,
+            pretrained=recipe.pretrained, seed=recipe.seed, distilled=recipe.distil > 0,
         ).to(device)  # fmt: skip
         dim = self.model.backbone.embed_dim
         with torch.random.fork_rng(devices=[]):
