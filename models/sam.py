@@ -1,15 +1,17 @@
 """The one place where a Sam is built from a checkpoint and where its image encoder is run."""
 
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from segment_anything import sam_model_registry
-from segment_anything.modeling import Sam
-from torch import Tensor
+from segment_anything.modeling import ImageEncoderViT, Sam
+from torch import Tensor, nn
 
 from models.checkpoints import digest, load_checkpoint, load_official, resolve
+from models.sam_encoder import FoldedEncoder
 from models.tiny_sam import SIDE, STRIDE, WIDTH, tiny_sam
 
 NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
@@ -34,6 +36,10 @@ def build_sam(name: str, checkpoint: Path | None = None, device: str = "cpu") ->
             sam = sam_model_registry[name]()
         weights = load_official(path)
     fit_weights(sam, weights, f"{path}, as a {name} SAM")
+    if isinstance(sam.image_encoder, ImageEncoderViT):
+        sam.image_encoder = FoldedEncoder(sam.image_encoder)
+    else:
+        sam.image_encoder.to(memory_format=torch.channels_last)  # a tenth quicker, more on a GPU
     return sam.to(device).eval()
 
 
@@ -100,10 +106,17 @@ def encode(
         raise ValueError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
     frames = torch.from_numpy(np.ascontiguousarray(augmented)).to(sam.device)
     sizes = torch.from_numpy(np.asarray(input_sizes, np.int64)).to(sam.device)
-    reduced = precision != "float32"
-    with torch.inference_mode(), torch.autocast(frames.device.type, PRECISIONS[precision], enabled=reduced):
-        embedding: Tensor = sam.image_encoder(normalise(sam, frames, sizes))
+    with torch.inference_mode():
+        embedding = _embed(sam.image_encoder, normalise(sam, frames, sizes), PRECISIONS[precision])
     return embedding.float().cpu().numpy()
+
+
+def _embed(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
+    """(n, 3, t, t) float32, normalised, to (n, d, h, w), by matrix products in that precision."""
+    if isinstance(encoder, FoldedEncoder):
+        return cast(Tensor, encoder(images, dtype))
+    with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
+        return cast(Tensor, encoder(images))
 
 
 def fit_weights(sam: Sam, weights: dict[str, Tensor], source: str) -> None:

@@ -60,9 +60,9 @@ def test_an_official_checkpoint_gives_the_official_model(official):
     image = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     predictor = SamPredictor(reference)
     predictor.set_image(image)
-    np.testing.assert_array_equal(
-        encode(sam, *padded(image, 64), "float32"), predictor.get_image_embedding().numpy()
-    )
+    theirs = predictor.get_image_embedding().numpy()
+    found = encode(sam, *padded(image, 64), "float32")
+    np.testing.assert_allclose(found, theirs, atol=1e-5 * np.abs(theirs).max())
     for ours, theirs in zip(sam.buffers(), reference.buffers(), strict=True):
         assert torch.equal(ours, theirs)
     assert not sam.training
