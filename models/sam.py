@@ -16,6 +16,8 @@ from models.tiny_sam import SIDE, STRIDE, WIDTH, tiny_sam
 
 NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
 TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny_sam.safetensors"
+WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
+"""The official models by the width of their encoders' tokens."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 
 
@@ -35,6 +37,7 @@ def build_sam(name: str, checkpoint: Path | None = None, device: str = "cpu") ->
         with torch.device("meta"):
             sam = sam_model_registry[name]()
         weights = load_official(path)
+    _refuse_another(path, name, weights)
     fit_weights(sam, weights, f"{path}, as a {name} SAM")
     if isinstance(sam.image_encoder, ImageEncoderViT):
         sam.image_encoder = FoldedEncoder(sam.image_encoder)
@@ -117,6 +120,15 @@ def _embed(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:
         return cast(Tensor, encoder(images, dtype))
     with torch.autocast(images.device.type, dtype, enabled=dtype != torch.float32):
         return cast(Tensor, encoder(images))
+
+
+def _refuse_another(path: Path, name: str, weights: dict[str, Tensor]) -> None:
+    """Say it plainly where a file is a sound SAM, but another one than was asked for."""
+    positions = weights.get("image_encoder.pos_embed")
+    width = 0 if positions is None or positions.ndim != 4 else positions.shape[-1]
+    held = WIDTHS.get(width)
+    if name in WIDTHS.values() and held is not None and held != name:
+        raise ValueError(f"{path}: this is a {held} SAM, but {name} was asked for; set sam.model to {held}")
 
 
 def fit_weights(sam: Sam, weights: dict[str, Tensor], source: str) -> None:

@@ -15,7 +15,6 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import cast
 
 import torch
 from segment_anything.modeling import ImageEncoderViT
@@ -72,7 +71,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tens
     out = torch.empty_like(q)
     for heads, part in _tiles(len(q), q.shape[1]):
         logits = torch.bmm(scaled[heads, part], transposed[heads])  # (head, tile, y * x)
-        grid = logits.unflatten(2, (len(rows), len(columns)))
+        grid = logits.view(*logits.shape[:2], len(rows), len(columns))
         grid += by_row[heads, part]
         grid += by_column[heads, part]
         out[heads, part] = torch.bmm(logits.softmax(-1), v[heads])
@@ -81,7 +80,7 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tens
 
 def _relative(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
     """q·Rh and q·Rw: (batch, head, y * x, y) and (batch, head, y * x, x)."""
-    grid = q.unflatten(2, (len(rows), len(columns)))  # (batch, head, y, x, d)
+    grid = q.reshape(*q.shape[:2], len(rows), len(columns), -1)  # (batch, head, y, x, d)
     by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
     by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
     return by_row.flatten(2, 3), by_column.flatten(2, 3)
@@ -153,8 +152,9 @@ class _Layer:
 
     def _whole(self, qkv: Tensor) -> Tensor:
         """Every token sees all others of its own; (batch, y, x, 3 * dim) to (batch, y, x, dim)."""
-        split = qkv.flatten(1, 2).unflatten(2, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
-        q, k, v = split.unbind(0)  # (batch, head, y * x, d)
+        q, k, v = qkv.reshape(len(qkv), -1, 3, self.heads, qkv.shape[3] // (3 * self.heads)).permute(
+            2, 0, 3, 1, 4
+        )  # (batch, head, y * x, d)
         if by_tiles(qkv.device):
             each = zip(q.contiguous(), k, v.contiguous(), strict=True)
             out = torch.stack([tiled_attention(*one, self.rows, self.columns) for one in each])
@@ -185,7 +185,8 @@ class _Layer:
         """Adds the block's two linear layers to the residual x, (token, dim) float32, in place."""
         dtype = self.wide[0].dtype
         step = TOKENS if by_tiles(x.device) else len(x)
-        for part in x.split(step):
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
             hidden = F.gelu(F.linear(self.norm2(part).to(dtype), *self.wide))
             part += F.linear(hidden, *self.narrow)
 
@@ -231,6 +232,5 @@ class FoldedEncoder(nn.Module):
         """The blocks' weights in that precision, where they are now."""
         key = (dtype, next(self.parameters()).device)
         if key not in self._layers:
-            blocks = cast("list[Block]", list(self.blocks))
-            self._layers[key] = [_Layer.of(block, grid, dtype) for block in blocks]
+            self._layers[key] = [_Layer.of(block, grid, dtype) for block in self.blocks]
         return self._layers[key]
