@@ -5,22 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from flows.config import Config
 from flows.networks import PROMOTED, device_of, pinned, promoted
 from flows.plan import Plan, digest_of
 from models.checkpoints import digest
-from models.fusion import Precision
-from models.start import EMBEDDED
+from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
 from storage.store import Store, now
-from tasks import train_fusion, train_vit
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
+
+if TYPE_CHECKING:
+    from models.fusion import Precision
 
 READS: dict[ModelKind, tuple[str, ...]] = {
     "vit": ("image", "label"),
@@ -97,7 +97,7 @@ def upstream(plan: Plan, kind: ModelKind) -> str:
     for stage in reversed(stages()):
         if stage.name in wanted:
             wanted |= {writer(name).name for name in stage.inputs}
-            model = plan.digest(stage.model) if stage.model else None
+            model = plan.network(stage.model) if stage.model else None
             parts.append([stage.name, stage.version, plan.recipe(stage), model])
     return digest_of([parts, plan.value_range])
 
@@ -143,6 +143,8 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
 
 def training_precision(config: Config) -> Precision:
     """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
+    import torch
+
     if device_of(config) == "cuda":
         return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
     return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
@@ -152,7 +154,7 @@ def _recipe(config: Config, kind: ModelKind) -> str:
     parts: list[Any] = [VERSIONS[kind], training_section(config, kind)]
     if kind == "vit":  # what it starts from
         started = Path(config.train_vit.pretrained or "")
-        parts += [digest(path) for path in (EMBEDDED, started) if path.is_file()]
+        parts += [digest(path) for path in (WEIGHTS / "tiny_vit.safetensors", started) if path.is_file()]
     return digest_of(parts)
 
 
@@ -166,6 +168,8 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     folder = store.root / "training" / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
+    from tasks import train_fusion, train_vit
+
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
         Records(store, plan, kind),

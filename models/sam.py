@@ -10,12 +10,10 @@ from segment_anything import sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor, nn
 
-from models.checkpoints import digest, load_checkpoint, load_official, resolve
+from models.checkpoints import load_checkpoint, load_official, sam_checkpoint
 from models.sam_encoder import FoldedEncoder
-from models.tiny_sam import SIDE, STRIDE, WIDTH, tiny_sam
+from models.tiny_sam import tiny_sam
 
-NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
-TINY_WEIGHTS = Path(__file__).parent / "weights" / "tiny_sam.safetensors"
 WIDTHS = {768: "vit_b", 1024: "vit_l", 1280: "vit_h"}
 """The official models by the width of their encoders' tokens."""
 PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
@@ -24,7 +22,7 @@ PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
 def build_sam(name: str, checkpoint: Path | None = None, device: str = "cpu") -> Sam:
     """A Sam in evaluation mode with its trained weights, on `device`, in float32.
 
-    name: one of NAMES; checkpoint: a file to take the weights from, the official .pth (or, for tiny,
+    name: one of `sam_shapes.NAMES`; checkpoint: a file to take the weights from, the official .pth (or, for tiny,
     .safetensors) format; None: the embedded weights for tiny, the cache or a download for the others.
     Raises ValueError for an unknown name or a file that is not this model's, FileNotFoundError where there is
     none and none can be fetched.
@@ -44,33 +42,6 @@ def build_sam(name: str, checkpoint: Path | None = None, device: str = "cpu") ->
     else:
         sam.image_encoder.to(memory_format=torch.channels_last)  # a tenth quicker, more on a GPU
     return sam.to(device).eval()
-
-
-def sam_checkpoint(name: str, checkpoint: Path | None = None) -> Path:
-    """The weights file that `build_sam` would read; errors as there."""
-    if name not in NAMES:
-        raise ValueError(f"SAM {name!r} is not known; choose one of {', '.join(NAMES)}")
-    if name == "tiny" and checkpoint is None:
-        return TINY_WEIGHTS
-    return resolve(name, checkpoint)
-
-
-def sam_digest(name: str, checkpoint: Path | None = None) -> str:
-    """The sha256 of the weights file, 64 hexadecimal digits; arguments and errors as of `build_sam`."""
-    return digest(sam_checkpoint(name, checkpoint))
-
-
-def input_side(name: str) -> int:
-    """Side in pixels of the square that a SAM's image encoder takes. Raises ValueError for an unknown name."""
-    if name not in NAMES:
-        raise ValueError(f"SAM {name!r} is not known; choose one of {', '.join(NAMES)}")
-    return SIDE if name == "tiny" else 1024  # the one size that every official checkpoint was trained at
-
-
-def embedding_shape(name: str) -> tuple[int, int, int]:
-    """Channels, rows and columns of a SAM's image embedding. Raises ValueError for an unknown name."""
-    side = input_side(name)
-    return (WIDTH, side // STRIDE, side // STRIDE) if name == "tiny" else (256, side // 16, side // 16)
 
 
 def normalise(sam: Sam, frames: Tensor, input_sizes: Tensor) -> Tensor:

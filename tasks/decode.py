@@ -6,17 +6,17 @@ from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from segment_anything.modeling import Sam
-from segment_anything.utils.transforms import ResizeLongestSide
-from torch.nn import functional
 
-from models.sam_decoder import answer_prompts
 from tasks.augment import input_extent
 from tasks.views import Extent, View
+
+if TYPE_CHECKING:
+    import torch
+    from segment_anything.modeling import Sam
 
 SMALL = 512
 """Side in pixels up to which masks are resized by two matrix products instead of pixel by pixel."""
@@ -90,6 +90,10 @@ def decode(
 
 def _decode(model: Sam, features: torch.Tensor, prompts: Sequence[Prompt], multimask: bool) -> list[Decoded]:
     """One call of the decoder, for prompts of equal shape."""
+    import torch
+
+    from models.sam_decoder import answer_prompts
+
     points = torch.from_numpy(np.stack([prompt.points for prompt in prompts])).float()  # (g, point, 3)
     boxes = [prompt.box for prompt in prompts if prompt.box is not None]
     masks = [prompt.dense for prompt in prompts if prompt.dense is not None]
@@ -111,10 +115,11 @@ def in_input_frame(prompt: Prompt, extent: Extent, side: int) -> Prompt:
     extent: of the view's image; side: of SAM's input, in pixels. The predictor multiplies by W'/W and leaves
     out the half pixel; so do we, for its masks are to be ours.
     """
-    transform = ResizeLongestSide(side)
+    height, width = input_extent(extent, side)
+    ratio = np.array([width / extent[1], height / extent[0]])
     points = prompt.points.astype(np.float64)
-    points[:, :2] = transform.apply_coords(points[:, :2], extent)
-    box = None if prompt.box is None else transform.apply_boxes(prompt.box, extent)[0]
+    points[:, :2] *= ratio
+    box = None if prompt.box is None else np.asarray(prompt.box, np.float64) * np.tile(ratio, 2)
     return replace(prompt, points=points, box=box)
 
 
@@ -123,6 +128,8 @@ def view_masks(model: Sam, logits: torch.Tensor, view: View, size: Extent) -> np
 
     logits: (choice, 4h, 4w) float32; size: the image's extent. Returns (choice, y, x) bool on the view's grid.
     """
+    import torch
+
     side, grid = model.image_encoder.img_size, view.grid(size)
     inner = input_extent(view.extent(size), side)
     with torch.inference_mode():
@@ -143,6 +150,9 @@ def _resize(low: int, side: int, inner: int, target: int, device: torch.device) 
 
     Up to the input's `side`, cut to the `inner` pixels that the image fills, then to `target` pixels.
     """
+    import torch
+    from torch.nn import functional
+
     unit = torch.eye(low, device=device)[None]  # (1, low, low)
     wide = functional.interpolate(unit, side, mode="linear", align_corners=False)[..., :inner]
     return functional.interpolate(wide, target, mode="linear", align_corners=False)[0].T.contiguous()

@@ -5,16 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from segment_anything.modeling import Sam
 
 from storage.arrays import ArraySpec
 from tasks.decode import Decoded, Prompt, decode, soft_mask, view_masks
 from tasks.stage import Arrays, Stage
 from tasks.views import Extent, View, Window
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 NONE = 255
 """No vote; no choice."""
@@ -55,6 +57,8 @@ def mask(
     work, always calculates in float32.
     Returns arrays as declared in STAGE.
     """
+    import torch
+
     images, slots, pieces, views = point.shape[:4]
     out: Arrays = {
         "mask": np.full((images, slots, views, *cam.shape[2:]), NONE, np.uint8),

@@ -10,6 +10,7 @@ import cv2
 import yaml
 
 from flows.config import Config, load_config
+from flows.plan import deferred
 from flows.steps import TRAINED, Run
 from models.surfaces import generate
 from storage.lock import writer_lock
@@ -99,6 +100,8 @@ class Site:
             for step in run.steps():
                 if step in TRAINED:
                     assert f"train_{step}" not in run.forecast(), "no test here trains anew"
+                    continue
+                if deferred(run.config, step):
                     continue
                 for block in run.plan.todo(step):
                     run.job.run(step, block)

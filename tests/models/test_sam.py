@@ -8,8 +8,9 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from models.checkpoints import digest, load_checkpoint, save_checkpoint
-from models.sam import TINY_WEIGHTS, build_sam, encode, sam_checkpoint, sam_digest
+from models.checkpoints import digest, load_checkpoint, sam_checkpoint, sam_digest, save_checkpoint
+from models.sam import build_sam, encode
+from models.sam_shapes import TINY_WEIGHTS
 
 
 def small_vit(checkpoint=None):

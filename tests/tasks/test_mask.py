@@ -6,7 +6,7 @@ import torch
 from segment_anything import SamPredictor
 
 from models.sam import build_sam
-from models.tiny_sam import SIDE
+from models.sam_shapes import SIDE
 from tasks import decode as decode_module
 from tasks.augment import sam_input
 from tasks.decode import Decoded, Prompt, decode, view_masks
