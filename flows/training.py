@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -105,7 +106,12 @@ def upstream(plan: Plan, kind: ModelKind) -> str:
 def data_record(plan: Plan, kind: ModelKind) -> dict[str, str]:
     """One entry an image: what a network would be trained on now."""
     basis = upstream(plan, kind)
-    return {row.sha256: digest_of([row.labels, row.annotation, basis]) for _, _, row in members(plan, kind)}
+
+    @cache  # many images say the same
+    def entry(labels: tuple[str, ...], annotation: str) -> str:
+        return digest_of([labels, annotation, basis])
+
+    return {row.sha256: entry(row.labels, row.annotation) for _, _, row in members(plan, kind)}
 
 
 def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
