@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from flows.config import Config
-from flows.networks import load_model, settle
+from flows.networks import load_model, precision_of, settle
 from flows.plan import Plan, unkept
 from models.sam_shapes import embedding_shape, input_side
 from storage.arrays import ArraySpec
@@ -167,7 +167,7 @@ def trial_seconds(store: Store, config: Config, plan: Plan) -> dict[str, float]:
         return {}
     grey = np.full((1, side, side, 3), 128, np.uint8)
     started = time.perf_counter()
-    encode(sam, grey, np.full((1, 2), side), config.precision)
+    encode(sam, grey, np.full((1, 2), side), precision_of(config))
     return {stage.name: config.augment.views * (time.perf_counter() - started)}
 
 

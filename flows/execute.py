@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from flows.config import Config
-from flows.networks import load_model
+from flows.networks import load_model, precision_of
 from flows.plan import Plan, deferred, digest_of, facts, fingerprint, section, unkept
 from storage.arrays import content_digest
 from storage.catalog import ImageRow
@@ -122,7 +122,7 @@ class Job:
             return self._call(stage, keywords)
         with SLOT:
             model = load_model(self.store, self.config, stage.model)
-            return self._call(stage, keywords | {"model": model, "precision": self.config.precision})
+            return self._call(stage, keywords | {"model": model, "precision": precision_of(self.config)})
 
     def _call(self, stage: Stage, keywords: dict[str, Any]) -> dict[str, np.ndarray]:
         import torch

@@ -12,6 +12,7 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flows.config import Config
+from flows.networks import precision_of
 from models.sam_shapes import input_side
 from storage.catalog import ImageRow, live_blocks
 from storage.receipts import Receipt
@@ -79,12 +80,14 @@ class Plan:
     intact: Callable[[Receipt], bool]
     blocks: dict[str, list[ImageRow]] = field(init=False)
     _recipes: dict[str, str] = field(init=False)
+    precision: str = field(init=False)
     _known: dict[tuple[str, str], bool] = field(init=False, default_factory=dict)
     _digests: dict[ModelKind, str | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Derive what never changes in a plan."""
         self.blocks = live_blocks(self.rows)
+        self.precision = precision_of(self.config)
         self._recipes = {stage.name: recipe(self.config, stage) for stage in stages()}
 
     def update(self, receipt: Receipt) -> None:
@@ -139,7 +142,7 @@ class Plan:
             model = self.network(stage.model)
             if model is None:
                 return None
-            parts |= {f"model {stage.model}": model, "precision": self.config.precision}
+            parts |= {f"model {stage.model}": model, "precision": self.precision}
         for name in stage.inputs:
             source = writer(name)
             if not self.fresh(source, block):

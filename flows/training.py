@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.config import Config
-from flows.networks import PROMOTED, device_of, pinned, promoted
+from flows.networks import PROMOTED, device_of, has_bfloat16_unit, pinned, promoted
 from flows.plan import Plan, digest_of
 from models.checkpoints import digest
 from models.sam_shapes import WEIGHTS
@@ -149,11 +149,7 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
 
 def training_precision(config: Config) -> Precision:
     """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
-    import torch
-
-    if device_of(config) == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    return "bfloat16" if has_bfloat16_unit(device_of(config)) else "float32"
 
 
 def _recipe(config: Config, kind: ModelKind) -> str:
