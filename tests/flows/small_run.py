@@ -13,6 +13,7 @@ import yaml
 
 import bluemask
 from flows.config import Config, load_config
+from flows.plan import deferred
 from flows.steps import TRAINED, Run
 from models.surfaces import generate
 from storage.lock import writer_lock
@@ -124,6 +125,8 @@ class Site:
             for step in run.steps():
                 if step in TRAINED:
                     assert f"train_{step}" not in run.forecast(), "no test here trains anew"
+                    continue
+                if deferred(run.config, step):
                     continue
                 for block in run.plan.todo(step):
                     run.job.run(step, block)

@@ -152,6 +152,19 @@ def test_what_is_not_kept_is_made_when_needed(site):
     assert site.digests() == before
 
 
+def test_embeddings_that_are_not_kept_are_decoded_in_the_pass_that_makes_them(site):
+    before = site.digests()
+    site.change(keep={"augmented": False, "embedding": False})
+    for stage in ("augment", "embed", "mask"):
+        for folder in ("receipts", "arrays"):
+            shutil.rmtree(site.store.root / folder / stage)
+    assert site.finish() == {"augment": 4, "mask": 4}
+    assert site.digests() == before, "the same embeddings, and masks, as with a copy on disk"
+    assert not list(site.store.root.glob("arrays/embed/**/embedding"))
+    assert not list(site.store.root.glob("arrays/augment/**/augmented"))
+    assert site.finish() == {}
+
+
 def test_an_empty_share_stops_the_run_and_retires_nothing(site):
     shutil.move(site.images, site.root / "elsewhere")
     site.images.mkdir()
