@@ -63,7 +63,7 @@ def run(config: ConfigPath) -> None:
     """
     from rich.console import Console
 
-    from flows.generate import run_config
+    from flows.begin import run_config
     from flows.summary import print_summary
 
     summary = run_config(config, Console(stderr=True))

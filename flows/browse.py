@@ -141,7 +141,7 @@ def block_states(store: Store) -> dict[str, dict[str, BlockState]]:
 
 def segmenter(store: Store, config: Config) -> Segment:
     """SAM for clicked points: from the kept embedding, else the image is encoded once and remembered."""
-    from flows.networks import load_model
+    from flows.networks import load_model, precision_of
     from storage.store import StoreError
     from tasks.click import click_masks, whole_embedding
 
@@ -154,7 +154,7 @@ def segmenter(store: Store, config: Config) -> Segment:
             try:
                 found = item.array("embedding")[0]
             except StoreError:  # the config keeps none
-                found = whole_embedding(model, item.array("image"), config.precision)
+                found = whole_embedding(model, item.array("image"), precision_of(config))
             while len(known) > 3:
                 known.pop(next(iter(known)))
             known[key] = found
@@ -164,7 +164,7 @@ def segmenter(store: Store, config: Config) -> Segment:
         with lock:  # one network, one question at a time
             model = load_model(store, config, "sam")
             size = (item.row.height, item.row.width)
-            return click_masks(model, embedding(item, model), points, size, config.precision)
+            return click_masks(model, embedding(item, model), points, size)
 
     return segment
 

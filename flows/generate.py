@@ -39,24 +39,8 @@ def generate(config: Path) -> Summary:
     return summary
 
 
-def run_config(config: Path, console: Console) -> Summary:
-    """What `bluemask run` does: look and plan first, and start Prefect only where there is work."""
-    settings = load_config(config)
-    store = Store(settings.store)
-    with writer_lock(store.root), bars(console) as shown:
-        run = Run(store, settings, shown)
-        if run.idle():
-            return run.close()
-    changes = run.catalogue.changes
-    summary = _runner(settings)(config)
-    # the flow's own look came second and saw no change any more
-    summary.catalogue = type(summary.catalogue)(
-        summary.catalogue.rows, changes, summary.catalogue.problems, summary.catalogue.value_range
-    )
-    return summary
-
-
-def _runner(settings: Config) -> Callable[[Path], Summary]:
-    runner: Any = ThreadPoolTaskRunner(max_workers=max(2, settings.workers))
-    runnable: Callable[[Path], Summary] = generate.with_options(task_runner=runner)
+def runner(settings: Config) -> Callable[[Path], Summary]:
+    """The flow on the task runner that the config names."""
+    threads: Any = ThreadPoolTaskRunner(max_workers=max(2, settings.workers))
+    runnable: Callable[[Path], Summary] = generate.with_options(task_runner=threads)
     return runnable

@@ -11,19 +11,14 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import Any
 
-import torch
 import yaml
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
-from prefect.tasks import exponential_backoff
 
 from flows import training
 from flows.catalogue import Catalogue, refresh
 from flows.config import Config
 from flows.execute import BlockError, Job
-from flows.networks import model_digest
-from flows.plan import Plan
+from flows.networks import model_digest, settle
+from flows.plan import Plan, deferred
 from flows.progress import Bars
 from storage.catalog import ImageRow
 from storage.store import Store
@@ -75,8 +70,6 @@ class Run:
     def __init__(self, store: Store, config: Config, shown: Bars) -> None:
         """shown: where progress is drawn."""
         self.store, self.config, self.shown = store, config, shown
-        if config.threads:
-            torch.set_num_threads(config.threads)
         store.objects.sweep()
         store.objects.put("config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
         shown.start("look", 0, "files")
@@ -117,10 +110,11 @@ class Run:
         self.summary.notes.append(f"{name}: {'trained' if decision.train else 'kept'}: {decision.why}")
         if not decision.train:
             return
+        settle(self.config)
         started = time.monotonic()
         self.shown.start(name, 0, "steps")
         try:
-            fit.with_options(name=name)(self.job, kind, partial(self.shown.reach, name))
+            as_task(fit).with_options(name=name)(self.job, kind, partial(self.shown.reach, name))
         except (RuntimeError, ValueError, OSError) as error:  # what needs no new network still goes on
             self.summary.failures[name] = f"{type(error).__name__}: {error}"
             return
@@ -131,8 +125,8 @@ class Run:
 
     def stage(self, stage: Stage) -> None:
         """Do every stale block of a stage; a failing one is reported, and all that does not need it goes on."""
-        todo = [block for block in self.plan.todo(stage) if self.plan.reasons(stage, block) is not None]
-        if not todo:
+        todo = [block for block in self.plan.todo(stage) if self.plan.ready(stage, block)]
+        if not todo or deferred(self.config, stage):
             return
         started = time.monotonic()
         self.shown.start(stage.name, len(todo), "blocks")
@@ -147,10 +141,11 @@ class Run:
 
     def _in_window(self, stage: Stage, todo: list[str]) -> Iterator[tuple[list[str], str]]:
         """Submit groups of blocks, never more at a time than there are places; give each group's error."""
-        # one place per accelerator: two networks at once would only share the same cores
-        places = 1 if stage.model is not None else self.config.workers
+        # two groups for one network (see execute.SLOT): while it is at one, the other is read or written
+        places = 2 if stage.model is not None else self.config.workers
+        settle(self.config)
         worker = blocks_task(self.config).with_options(name=stage.name)
-        waiting, running = deque(todo), deque[tuple[list[str], PrefectFuture[Any]]]()
+        waiting, running = deque(todo), deque[tuple[list[str], Any]]()
         size = 1
         while waiting or running:
             while waiting and len(running) < places:
@@ -169,6 +164,8 @@ class Run:
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
         self._drop_unkept()
+        for stage in stages():
+            self.store.write_index(stage.name)
         for block, receipt in self.plan.receipts["ingest"].items():
             names = {row.id: row.path for row in self.plan.blocks.get(block, []) if row.status == "active"}
             self.summary.failed_images |= {names[i]: why for i, why in receipt.failed.items() if i in names}
@@ -196,7 +193,7 @@ class Run:
                     self.plan.update(self.store.drop(receipt, name))
 
 
-def _error(future: PrefectFuture[Any]) -> str:
+def _error(future: Any) -> str:
     result = future.result(raise_on_failure=False)
     return str(result) if isinstance(result, BaseException) else ""
 
@@ -206,13 +203,22 @@ def blocks_task(config: Config) -> Any:
 
     Prefect's result cache is off: receipts decide what there is to do, and they survive `kill -9`.
     """
+    from prefect.tasks import exponential_backoff
+
     if not config.retries:
-        return do_blocks
+        return as_task(do_blocks)
     pauses: Callable[[int], list[float]] = exponential_backoff(backoff_factor=2)
-    return do_blocks.with_options(retries=config.retries, retry_delay_seconds=pauses)
+    return as_task(do_blocks).with_options(retries=config.retries, retry_delay_seconds=pauses)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
+def as_task(function: Callable[..., Any]) -> Any:
+    """A Prefect task; Prefect is loaded here, as a run with nothing to do never comes here."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    return task(cache_policy=NO_CACHE, persist_result=False)(function)
+
+
 def do_blocks(job: Job, stage: str, blocks: list[str]) -> None:
     """One stage over some blocks. One bad block does not keep the others: it is raised at the end."""
     chosen = stage_of(stage)
@@ -226,7 +232,6 @@ def do_blocks(job: Job, stage: str, blocks: list[str]) -> None:
         raise BlockError("; ".join(errors))
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
 def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
     """Train and promote one network."""
     return training.train(job.store, job.config, job.plan, kind, report)

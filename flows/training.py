@@ -4,24 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from flows.config import Config
-from flows.networks import PROMOTED, device_of, pinned, promoted
+from flows.networks import PROMOTED, device_of, has_bfloat16_unit, pinned, promoted
 from flows.plan import Plan, digest_of
 from models.checkpoints import digest
-from models.fusion import Precision
-from models.start import EMBEDDED
+from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
 from storage.store import Store, now
-from tasks import train_fusion, train_vit
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
+
+if TYPE_CHECKING:
+    from models.fusion import Precision
 
 READS: dict[ModelKind, tuple[str, ...]] = {
     "vit": ("image", "label"),
@@ -30,7 +31,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 1, "fusion": 1}
+VERSIONS: dict[ModelKind, int] = {"vit": 2, "fusion": 2}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
@@ -106,7 +107,7 @@ def upstream(plan: Plan, kind: ModelKind) -> str:
     for stage in reversed(stages()):
         if stage.name in wanted:
             wanted |= {writer(name).name for name in stage.inputs}
-            model = plan.digest(stage.model) if stage.model else None
+            model = plan.network(stage.model) if stage.model else None
             parts.append([stage.name, stage.version, plan.recipe(stage), model])
     return digest_of([parts, plan.value_range])
 
@@ -119,10 +120,13 @@ def corrections(store: Store, kind: ModelKind) -> dict[str, str]:
 def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
     """One entry an image: what a network would be trained on now."""
     basis, drawn = upstream(plan, kind), corrections(store, kind)
+
+    @cache  # many images say the same
+    def entry(labels: tuple[str, ...], annotation: str, correction: str) -> str:
+        return digest_of([labels, annotation, basis, *([correction] if correction else [])])
+
     return {
-        row.sha256: digest_of(
-            [row.labels, row.annotation, basis, *([drawn[row.sha256]] if row.sha256 in drawn else [])]
-        )
+        row.sha256: entry(row.labels, row.annotation, drawn.get(row.sha256, ""))
         for _, _, row in members(plan, kind)
     }
 
@@ -162,16 +166,14 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
 
 def training_precision(config: Config) -> Precision:
     """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
-    if device_of(config) == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    return "bfloat16" if has_bfloat16_unit(device_of(config)) else "float32"
 
 
 def _recipe(config: Config, kind: ModelKind) -> str:
     parts: list[Any] = [VERSIONS[kind], training_section(config, kind)]
     if kind == "vit":  # what it starts from
         started = Path(config.train_vit.pretrained or "")
-        parts += [digest(path) for path in (EMBEDDED, started) if path.is_file()]
+        parts += [digest(path) for path in (WEIGHTS / "tiny_vit.safetensors", started) if path.is_file()]
     return digest_of(parts)
 
 
@@ -185,6 +187,8 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     folder = store.root / "training" / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
+    from tasks import train_fusion, train_vit
+
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
         Records(store, plan, kind),

@@ -113,6 +113,21 @@ def write_group(
     return {name: content_digest(value) for name, value in checked.items()}
 
 
+def write_kept(
+    path: Path,
+    specs: Sequence[ArraySpec],
+    values: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    dropped: Sequence[str],
+) -> dict[str, str]:
+    """`write_group` for the arrays that are kept; of those in `dropped` the digest alone is taken."""
+    kept = [spec for spec in specs if spec.name not in dropped]
+    unkept = {spec.name: spec.check(np.asarray(values[spec.name])) for spec in specs if spec.name in dropped}
+    rest = {name: value for name, value in values.items() if name not in unkept}
+    digests = write_group(path, kept, rest, attributes)
+    return digests | {name: content_digest(value) for name, value in unkept.items()}
+
+
 def open_array(path: Path, name: str) -> zarr.Array[Any]:
     """Open one array of a group for reading; slicing it reads no more than the chunks needed."""
     return zarr.open_array(store=str(path / name), mode="r", zarr_format=3)

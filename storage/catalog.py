@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -107,8 +107,10 @@ def load(store: Store) -> list[ImageRow]:
     data = store.objects.get(KEY)
     if data is None:
         return []
-    records = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
-    return [ImageRow(**{**record, "labels": tuple(record["labels"])}) for record in records]
+    columns = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pydict()
+    columns["labels"] = [tuple(labels) for labels in columns["labels"]]
+    names = [field.name for field in fields(ImageRow)]
+    return [ImageRow(*values) for values in zip(*(columns[name] for name in names), strict=True)]
 
 
 def save(store: Store, rows: Sequence[ImageRow]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
@@ -11,7 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from storage.arrays import ArraySpec, open_array, read_array, write_group
+from storage.arrays import ArraySpec, open_array, read_array, write_kept
+from storage.index import NAME, Mark, gather, marks, read_index, write_index
 from storage.objects import PARTIAL, LocalObjects, fsync_folder, fsync_tree
 from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt
 
@@ -61,13 +63,24 @@ class Store:
         return None if data is None else self._parse(data, stage, block)
 
     def receipts(self, stage: str) -> dict[str, Receipt]:
-        """All receipts of a stage, by block."""
-        found = {}
-        for key in self.objects.list(f"receipts/{stage}", ".json"):
-            block = Path(key).name.removesuffix(".json")
-            if "." not in block and (receipt := self.receipt(stage, block)):
-                found[block] = receipt
-        return found
+        """All receipts of a stage, by block: from the stage's index as far as that is up to date."""
+        entries, _ = self._gathered(stage)
+        parsed = {block: self._parse(text.encode(), stage, block) for block, (_, text) in entries.items()}
+        return {block: receipt for block, receipt in parsed.items() if receipt is not None}
+
+    def write_index(self, stage: str) -> None:
+        """Bring a stage's index up to date; only the holder of the writer's lock does."""
+        entries, changed = self._gathered(stage)
+        if changed:
+            self.objects.put(f"receipts/{stage}/{NAME}", write_index(entries))
+
+    def _gathered(self, stage: str) -> tuple[dict[str, tuple[Mark, str]], int]:
+        known = read_index(self.objects.get(f"receipts/{stage}/{NAME}"))
+        return gather(
+            marks(self.root / "receipts" / stage),
+            known,
+            lambda block: self.objects.get(f"receipts/{stage}/{block}.json"),
+        )
 
     def _parse(self, data: bytes, stage: str, block: str) -> Receipt | None:
         """A receipt that cannot be read, or names another block, proves nothing: as if there were none."""
@@ -79,14 +92,11 @@ class Store:
 
     def intact(self, receipt: Receipt) -> bool:
         """Whether every file that the receipt names is there with its size (contents are not read)."""
-        group = self.root / receipt.group
-        for name, record in receipt.files.items():
-            try:
-                if (group / name).stat().st_size != record.size:
-                    return False
-            except OSError:
-                return False
-        return True
+        group = f"{self.root}/{receipt.group}/"
+        try:
+            return all(os.stat(group + name).st_size == record.size for name, record in receipt.files.items())
+        except OSError:
+            return False
 
     # -- arrays -----------------------------------------------------------------------------------
 
@@ -141,9 +151,11 @@ class Store:
         attributes: Mapping[str, Any],
         failed: Mapping[int, str],
         seconds: float,
+        dropped: Sequence[str] = (),
     ) -> Receipt:
         """Write a block's arrays, make them durable, then rename the receipt in.
 
+        dropped: arrays that are not to be kept: the receipt says what they were, and no byte of them is written.
         attributes: stand in the Zarr group (image paths, classes), for whoever opens it alone.
         Returns the receipt. Whatever kills the process leaves the last receipt true.
         """
@@ -152,7 +164,7 @@ class Store:
         for left in (partial, final):  # a crash's garbage, or a group that lost a file and is made anew
             self.objects.delete(left.relative_to(self.root).as_posix())
         partial.parent.mkdir(parents=True, exist_ok=True)
-        digests = write_group(partial, specs, values, attributes)
+        digests = write_kept(partial, specs, values, attributes, dropped)
         sizes = fsync_tree(partial)
         files = {
             name: FileRecord(size=size, sha256=file_digest(partial / name)) for name, size in sizes.items()
@@ -173,6 +185,7 @@ class Store:
             group=key,
             arrays=arrays,
             files=files,
+            dropped=tuple(dropped),
             failed=dict(failed),
             seconds=round(seconds, 3),
             images=len(next(iter(values.values()))),

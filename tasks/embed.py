@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
+from typing import TYPE_CHECKING
 
 import numpy as np
-from segment_anything.modeling import Sam
 
-from models.sam import encode
 from storage.arrays import ArraySpec
 from tasks.stage import Arrays, Stage
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 
 def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: Sam, precision: str) -> Arrays:
@@ -35,6 +37,8 @@ def encode_views(model: Sam, views: np.ndarray, sizes: np.ndarray, batch: int, p
 
     views: (view, t, t, channel=3) uint8; sizes: (view, extent=2). Returns (view, d, h, w) float32.
     """
+    from models.sam import encode
+
     keys = [view.tobytes() + size.tobytes() for view, size in zip(views, sizes, strict=True)]
     first = {key: keys.index(key) for key in keys}  # in order of appearance
     chosen = list(first.values())

@@ -5,7 +5,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from models.tiny_sam import SIDE, tiny_sam
+from models.sam_shapes import SIDE
+from models.tiny_sam import tiny_sam
 from tasks.augment import augment
 from tasks.embed import STAGE, embed, encode_views
 from tasks.views import View
