@@ -8,6 +8,7 @@ index, the pages, the pictures.
 from __future__ import annotations
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -25,6 +26,7 @@ sys.path.insert(0, str(ROOT))
 
 from flows.browse import open_backend, open_index
 from flows.config import build_config
+from storage.arrays import ArraySpec
 from storage.catalog import ImageRow, load, save
 from storage.store import Store
 from tasks.registry import stages
@@ -83,7 +85,7 @@ def _receipts(store: Store, blocks: list[str], side: int, rng: np.random.Generat
     for stage in stages():
         real = stage.name in ("ingest", "fuse")  # a thumbnail needs no more
         values = {
-            spec.name: _drawn(spec.dtype, tuple(sizes.get(d, 4) if real else 1 for d in spec.dims), rng)
+            spec.name: _drawn(spec, tuple(sizes.get(d, 4) if real else 1 for d in spec.dims), rng)
             for spec in stage.writes
         }
         made = store.commit(stage.name, blocks[0], "simulated", stage.writes, values, reasons={}, attributes={},
@@ -93,8 +95,14 @@ def _receipts(store: Store, blocks: list[str], side: int, rng: np.random.Generat
             (store.root / "receipts" / stage.name / f"{block}.json").write_text(copy.model_dump_json())
 
 
-def _drawn(dtype: str, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
-    """Random values; 0 to 3 where whole numbers are asked for, in pieces as labels have them."""
+def _drawn(spec: ArraySpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
+    """Random values in squares of 16 pixels; a label map is a few pieces of one class on background."""
+    if spec.kind == "label map":
+        label = np.zeros(shape, np.uint8)
+        for n, top in itertools.product(range(shape[0]), rng.integers(0, max(1, shape[1] - 90), 5)):
+            label[n, top : top + 80, top // 2 : top // 2 + 60] = 1
+        return label
+    dtype = spec.dtype
     coarse = tuple(-(-n // 16) if n > 64 else n for n in shape)
     values = rng.integers(0, 4, coarse) if np.dtype(dtype).kind in "ui" else rng.random(coarse, np.float32)
     for axis, n in enumerate(shape):

@@ -251,10 +251,10 @@ class Index:
         text = text.strip()
         if not text:
             return []
-        walk = ("instr(lower(path), lower(?)) > 0", text)
+        plain = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
+        walk = ("path LIKE ? ESCAPE '\\'", f"%{plain}%")
         if len(text) < 3:  # shorter than what the index of names is made of: one pass over the paths alone
-            sql = "SELECT id FROM image INDEXED BY by_path WHERE instr(lower(path), lower(?)) > 0"
-            return [(f"image.id IN ({sql})", text)]
+            return [(f"image.id IN (SELECT id FROM image INDEXED BY by_path WHERE {walk[0]})", walk[1])]
         quoted = '"' + text.replace('"', '""') + '"'
         some = "SELECT count(*) FROM (SELECT 1 FROM name WHERE name MATCH ? LIMIT ?)"
         if self.connection().execute(some, (quoted, RARE)).fetchone()[0] < RARE:

@@ -98,7 +98,7 @@ def open_first(page, query=""):
 
 def test_overview_filter_sort_and_keys(page):
     assert page.locator(".card").count() == 8
-    until(page, "[...document.images].every(i => i.complete && i.naturalWidth)")
+    until(page, "[...document.querySelectorAll('.thumb img')].every(i => i.complete && i.naturalWidth)")
     for image in page.locator(".thumb img").all():
         assert image.get_attribute("alt")
         assert image.evaluate(PIXELS)[2] > 20
@@ -142,7 +142,7 @@ def test_walking_judging_and_coming_back(page):
 
 def test_every_panel_is_drawn_and_not_blank(page):
     open_first(page, "?label=blob&sort=name")
-    until(page, "[...document.images].every(i => i.complete && i.naturalWidth)")
+    until(page, "[...document.querySelectorAll('.panel img')].every(i => i.complete && i.naturalWidth)")
     panels = page.locator(".panel")
     titles = panels.locator("figcaption b").all_inner_texts()
     assert titles[:3] == ["Image", "View 1", "back in place"]

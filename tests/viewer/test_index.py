@@ -96,7 +96,7 @@ def test_quarantined_images_show_where_they_are_asked_for(index):
     "text", ["'; DROP TABLE image; --", '"', "%", "_", "a* OR b", "\x00", "NEAR(", "x" * 300]
 )
 def test_a_search_is_never_more_than_text(index, text):
-    assert index.page(Query(name=text), size=10).rows == [] or text in "_%"
+    assert index.page(Query(name=text), size=10).rows == [] or text == "_"
     assert index.page(Query(label=text), size=10).rows == []
     assert index.count(Query()) > 400
 
