@@ -192,7 +192,7 @@ def thumbnail(image: np.ndarray, label: np.ndarray | None) -> bytes:
     """
     small = np.ascontiguousarray(within(image, THUMB, smooth=True))
     size = (small.shape[1], small.shape[0])
-    counts = np.zeros(256) if label is None else cv2.calcHist([label], [0], None, [256], [0, 256])[:, 0]
+    counts = np.zeros(256) if label is None else cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
     for k in np.flatnonzero(counts).tolist():
         if 0 < k < UNKNOWN and label is not None:
             inside = cv2.resize((label == k).astype(np.uint8), size, interpolation=cv2.INTER_AREA)
