@@ -251,6 +251,8 @@ class Index:
         text = text.strip()
         if not text:
             return []
+        if "\0" in text:  # no path holds one, and it would end a pattern early
+            return [("path = ?", text)]
         plain = text.replace("\\", "\\\\").replace("%", "\\%").replace("_", "\\_")
         walk = ("path LIKE ? ESCAPE '\\'", f"%{plain}%")
         if len(text) < 3:  # shorter than what the index of names is made of: one pass over the paths alone
