@@ -30,7 +30,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 1, "fusion": 1}
+VERSIONS: dict[ModelKind, int] = {"vit": 2, "fusion": 2}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""

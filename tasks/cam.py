@@ -114,7 +114,7 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=1,
+    version=2,
     function=cam,
     reads=("image", "size", "label", "slot_class"),
     writes=(
