@@ -12,7 +12,7 @@ import numpy as np
 from rich.console import Console
 
 from flows.config import Config
-from flows.networks import load_model, precision_of, settle
+from flows.networks import load_model, precision_of
 from flows.plan import Plan, unkept
 from models.sam_shapes import embedding_shape, input_side
 from storage.arrays import ArraySpec
@@ -161,7 +161,6 @@ def trial_seconds(store: Store, config: Config, plan: Plan) -> dict[str, float]:
         return {}
     from models.sam import encode
 
-    settle(config)
     sam, side = load_model(store, config, "sam"), input_side(config.sam.model)
     if _seconds_each(plan, stage) is not None:
         return {}

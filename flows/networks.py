@@ -58,7 +58,7 @@ def has_bfloat16_unit(device: str) -> bool:
 
 
 def settle(config: Config) -> None:
-    """Give torch the threads that the config says, before the first network runs."""
+    """Give torch the threads that the config says, in the thread that is about to run a network."""
     import torch
 
     if config.threads:
@@ -108,6 +108,7 @@ def load_model(store: Store, config: Config, kind: ModelKind) -> Any:
     path = pinned(config, kind) or store.root / "checkpoints" / f"{key}.safetensors"
     if kind == "sam":
         path = _sam_path(config.sam.model, config.sam.checkpoint)
+    settle(config)
     return _load(kind, key, path, config.sam.model, device_of(config))
 
 

@@ -57,7 +57,8 @@ class EmbedConfig(Section):
     """SAM's image encoder."""
 
     batch: int = Field(default=8, ge=1)
-    """Most views a call; lower it where memory is short. Batches never cross an image."""
+    """Most views a call; lower it where memory is short, raise it for a GPU that has room: as many whole images as
+    fit share a call. A CPU gains nothing."""
 
 
 class PromptConfig(Section):

@@ -17,7 +17,7 @@ from flows import training
 from flows.catalogue import Catalogue, refresh
 from flows.config import Config
 from flows.execute import BlockError, Job
-from flows.networks import model_digest, settle
+from flows.networks import model_digest
 from flows.plan import Plan, deferred
 from flows.progress import Bars
 from storage.catalog import ImageRow
@@ -110,7 +110,6 @@ class Run:
         self.summary.notes.append(f"{name}: {'trained' if decision.train else 'kept'}: {decision.why}")
         if not decision.train:
             return
-        settle(self.config)
         started = time.monotonic()
         self.shown.start(name, 0, "steps")
         try:
@@ -143,7 +142,6 @@ class Run:
         """Submit groups of blocks, never more at a time than there are places; give each group's error."""
         # two groups for one network (see execute.SLOT): while it is at one, the other is read or written
         places = 2 if stage.model is not None else self.config.workers
-        settle(self.config)
         worker = blocks_task(self.config).with_options(name=stage.name)
         waiting, running = deque(todo), deque[tuple[list[str], Any]]()
         size = 1

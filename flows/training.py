@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from flows.config import Config
-from flows.networks import PROMOTED, device_of, has_bfloat16_unit, pinned, promoted
+from flows.networks import PROMOTED, device_of, has_bfloat16_unit, pinned, promoted, settle
 from flows.plan import Plan, digest_of
 from models.checkpoints import digest
 from models.sam_shapes import WEIGHTS
@@ -189,6 +189,7 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     folder.mkdir(parents=True, exist_ok=True)
     from tasks import train_fusion, train_vit
 
+    settle(config)
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
         Records(store, plan, kind),

@@ -256,8 +256,19 @@ class _Book:
     def form_blocks(self, size: int) -> None:
         """Form new blocks of new images, like sizes together so that padding stays small."""
         first = 1 + max((int(row.block[1:]) for row in self.rows if row.block), default=-1)
+        # equal contents side by side, so that a block encodes them once
+        leader: dict[str, str] = {}
+        for i in self._fresh:
+            row = self.rows[i]
+            leader[row.sha256] = min(row.path, leader.get(row.sha256, row.path))
         order = sorted(
-            self._fresh, key=lambda i: (self.rows[i].height, self.rows[i].width, self.rows[i].path)
+            self._fresh,
+            key=lambda i: (
+                self.rows[i].height,
+                self.rows[i].width,
+                leader[self.rows[i].sha256],
+                self.rows[i].path,
+            ),
         )
         for n, image in enumerate(order):
             self.rows[image] = replace(self.rows[image], block=f"b{first + n // size:06d}")
