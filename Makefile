@@ -36,6 +36,7 @@ requirements: setup
 
 docs: setup
 	$(BIN)/python -m tasks.document
+	$(BIN)/python bluemask.py write-reference docs/commands.md
 
 clean:
 	rm -rf .venv demo build *.egg-info

@@ -63,7 +63,7 @@ def run(config: ConfigPath) -> None:
     """
     from rich.console import Console
 
-    from flows.generate import run_config
+    from flows.begin import run_config
     from flows.summary import print_summary
 
     summary = run_config(config, Console(stderr=True))
@@ -172,17 +172,66 @@ def evaluate(
     print_scores(store, masks, Console(), as_json=json)
 
 
-@app.command(epilog="Example: bluemask export photos.store labels/")
+@app.command(epilog="Example: bluemask export photos.store labels/ --format voc --split 0.9,0.1")
 def export(
     store: StorePath,
     out: Annotated[Path, typer.Argument(help="Folder to write to; it is made.")],
+    kind: Annotated[
+        str,
+        typer.Option(
+            "--format",
+            help="png, voc, mmseg, hf, fiftyone, coco, coco-semantic, yolo, cvat, label-studio, npz or png16.",
+        ),
+    ] = "png",
+    images: Annotated[
+        str | None,
+        typer.Option(help="copy, link or none: whether the images lie beside their labels; by format."),
+    ] = None,
+    reviewed: Annotated[
+        bool, typer.Option("--reviewed", help="Only labels that were accepted or corrected.")
+    ] = False,
+    confidence: Annotated[
+        float, typer.Option(min=0, max=1, help="Pixels of P below this confidence become 255.")
+    ] = 0.0,
+    classes: Annotated[
+        str, typer.Option(help="Only images of these classes, with commas; other classes become 255.")
+    ] = "",
+    split: Annotated[
+        str, typer.Option(help="Shares of train, val and test; an image's content decides.")
+    ] = "1",
 ) -> None:
-    """Write P as indexed PNGs (0 background, k = line k of classes.txt), one an image, under its own name."""
+    """Write the labels that count (a corrected mask, else P) in a format that trainers and annotators read.
+
+    Rejected labels, and those marked as in need of correction, are left out.
+    """
     from rich.console import Console
 
-    from flows.outputs import export_store
+    from flows.exporting import Choice, export_store, split_of
 
-    export_store(store, out, Console(stderr=True))
+    if images not in (None, "copy", "link", "none"):
+        raise typer.BadParameter(f"{images!r}: expected copy, link or none", param_hint="--images")
+    names = tuple(name.strip() for name in classes.split(",") if name.strip())
+    choice = Choice(reviewed, confidence, names, split_of(split))
+    export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
+
+
+@app.command("import", epilog="Example: bluemask import photos.store annotations.zip --format cvat")
+def import_(
+    store: StorePath,
+    file: Annotated[Path, typer.Argument(help="What the annotation tool exported.")],
+    kind: Annotated[
+        str, typer.Option("--format", help="cvat (Segmentation mask 1.1) or label-studio (JSON).")
+    ],
+    accept: Annotated[
+        bool, typer.Option("--accept-unchanged", help="Take a mask that was left as it was for accepted.")
+    ] = False,
+) -> None:
+    """Take corrected masks back from an annotation tool: each stands in P's place from then on."""
+    from rich.console import Console
+
+    from flows.exporting import import_masks
+
+    import_masks(store, file, Console(stderr=True), kind=kind, accept=accept)
 
 
 @app.command(epilog="Example: bluemask show photos.store scratch/0031.png --out 0031.png")
@@ -198,6 +247,37 @@ def show(
     typer.echo(f"wrote {out}")
 
 
+@app.command(epilog="Example: bluemask browse photos.store")
+def browse(
+    store: StorePath,
+    host: Annotated[
+        str, typer.Option(help="Address to listen at; any but this machine's own asks for a token.")
+    ] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="Port; 0 takes any that is free.")] = 8650,
+    masks: Annotated[
+        Path | None, typer.Option(help="Folder of label PNGs to compare with, paired by name.")
+    ] = None,
+    show: Annotated[bool, typer.Option("--show/--no-show", help="Open the browser.")] = True,
+) -> None:
+    """Look at every label and at why it is so, review it, and correct it, in the browser."""
+    from flows.browse import browse as serve
+
+    serve(store, host=host, port=port, masks=masks, show=show)
+
+
+@app.command(epilog="Example: bluemask report photos.store --out night.html")
+def report(
+    store: StorePath,
+    out: Annotated[
+        Path | None, typer.Option(help="The HTML file to write; report.html in the store by default.")
+    ] = None,
+) -> None:
+    """Write one HTML file to mail: worst and best images, distributions, tables by class, drift."""
+    from flows.report import write_report
+
+    typer.echo(f"wrote {write_report(store, out)}")
+
+
 @app.command(epilog="Example: bluemask demo --out demo")
 def demo(
     out: Annotated[Path, typer.Option(help="Folder for the images, the store and the picture.")] = Path(
@@ -208,6 +288,14 @@ def demo(
     from flows.demonstrate import demonstrate
 
     raise typer.Exit(demonstrate(out))
+
+
+@app.command(hidden=True)
+def write_reference(path: Annotated[Path, typer.Argument(help="The Markdown file to write.")]) -> None:
+    """Write the page on every command; `make docs` calls it."""
+    from flows.reference import write_reference as write
+
+    write(app, path)
 
 
 def main() -> None:

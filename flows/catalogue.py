@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from flows.config import Config
-from models.sam import embedding_shape, input_side
+from models.sam_shapes import embedding_shape, input_side
 from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
 from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels

@@ -138,8 +138,9 @@ class Config(BaseSettings):
     """Most memory for a block's largest array, in GB; blocks get smaller where images are large."""
     device: Literal["auto", "cpu", "cuda"] = "auto"
     """Where networks run; `auto` takes a CUDA device where there is one."""
-    precision: Literal["float32", "bfloat16"] = "float32"
-    """Arithmetic of SAM's encoder and of inference; bfloat16 is quicker where the machine has it."""
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    """Arithmetic of SAM's encoder and of inference; `auto`: bfloat16 for an official SAM where the machine has a
+    matrix unit for it (a recent GPU; AMX in a CPU), else float32. Without the unit bfloat16 is slower."""
     threads: int | None = Field(default=None, ge=1)
     """Threads of one network on the CPU; none means all cores. Results are bitwise equal only for the
     same number."""

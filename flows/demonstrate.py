@@ -11,8 +11,8 @@ import yaml
 from rich.console import Console
 from rich.progress import track
 
+from flows.begin import run_config
 from flows.config import ConfigError
-from flows.generate import run_config
 from flows.outputs import print_scores, show_images
 from flows.summary import print_summary
 from models.surfaces import KINDS, Surface, generate

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable
 from functools import cached_property
@@ -9,12 +10,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import torch
 
 from flows.config import Config
 from flows.memory import halving
-from flows.networks import load_model
-from flows.plan import Plan, digest_of, facts, fingerprint, section
+from flows.networks import load_model, precision_of
+from flows.plan import Plan, deferred, digest_of, facts, fingerprint, section, unkept
+from storage.arrays import content_digest
 from storage.catalog import ImageRow
 from storage.lock import StoreLockedError
 from storage.marks import AnnotationIndex
@@ -25,6 +26,9 @@ from storage.store import Store, StoreError, file_digest
 from tasks.ingest import Ingested, ingest
 from tasks.registry import writer
 from tasks.stage import Stage
+
+SLOT = threading.Lock()
+"""The accelerator, or the cores: one network at a time. Others read and write meanwhile."""
 
 
 class BlockError(RuntimeError):
@@ -66,19 +70,25 @@ class Job:
     def _do(self, stage: Stage, block: str) -> Receipt:
         """Do a block, or take back what was made from just the same before."""
         reasons = self.plan.reasons(stage, block)
-        if reasons is None:
-            raise BlockError("what it reads is not there yet")
-        started = time.perf_counter()
-        if (stage.name, block) not in self.plan.forced:
+        if reasons is not None and (stage.name, block) not in self.plan.forced:
             kept = self.store.restore(stage.name, block, fingerprint(reasons))
             if kept is not None:
                 return kept
+        return self._made(stage, block)[0]
+
+    def _made(self, stage: Stage, block: str) -> tuple[Receipt, dict[str, np.ndarray]]:
+        """Do a stage and commit it; its receipt and its arrays, those that are not kept among them."""
+        started = time.perf_counter()
+        held = self._held(stage, block)
+        reasons = self.plan.reasons(stage, block)
+        if reasons is None:
+            raise BlockError("what it reads is not there yet")
         if stage.name == "ingest":
             arrays, failed = self._ingest(block)
             self._refuse_loss(block, failed)
         else:
-            arrays, failed = self._compute(stage, block), {}
-        return self.store.commit(
+            arrays, failed = self._compute(stage, block, held), {}
+        receipt = self.store.commit(
             stage.name,
             block,
             fingerprint(reasons),
@@ -88,7 +98,37 @@ class Job:
             attributes=self._attributes(stage, block),
             failed=failed,
             seconds=time.perf_counter() - started,
+            dropped=unkept(self.config, stage),
         )
+        return receipt, arrays
+
+    def _held(self, stage: Stage, block: str) -> dict[str, np.ndarray]:
+        """What a stage reads and nobody keeps: made here, for this one pass, and never on disk.
+
+        Their values are those that a kept copy would have. Where they are not those of the receipt (another
+        machine rounds otherwise), a new receipt says so, before anything is made of them.
+        """
+        held: dict[str, np.ndarray] = {}
+        for source in dict.fromkeys(map(writer, stage.inputs)):
+            stale = deferred(self.config, source) and not self.plan.fresh(source, block)
+            receipt = self.plan.receipts[source.name].get(block)
+            wanted = [name for name in stage.inputs if writer(name) is source]
+            if stale or (receipt is not None and set(wanted) & set(receipt.dropped)):
+                arrays = None if stale else self._again(source, block)
+                if arrays is None:
+                    receipt, arrays = self._made(source, block)
+                    self.plan.update(receipt)
+                held |= {name: arrays[name] for name in wanted}
+        return held
+
+    def _again(self, source: Stage, block: str) -> dict[str, np.ndarray] | None:
+        """A stage's arrays made anew, if they are to be dropped again and are what its receipt says."""
+        receipt = self.plan.receipts[source.name][block]
+        if set(receipt.dropped) != set(unkept(self.config, source)):
+            return None
+        arrays = self._compute(source, block, self._held(source, block))
+        same = all(content_digest(arrays[name]) == receipt.arrays[name].digest for name in receipt.dropped)
+        return arrays if same else None
 
     def _refuse_loss(self, block: str, failed: dict[int, str]) -> None:
         """A block that is being repaired stays as it is where an image cannot be had any more: its label is sound."""
@@ -104,28 +144,26 @@ class Job:
         images = [row.path for row in self.plan.blocks[block]]
         return {"stage": stage.name, "block": block, "images": images, "classes": self.plan.classes}
 
-    def _compute(self, stage: Stage, block: str) -> dict[str, np.ndarray]:
+    def _compute(self, stage: Stage, block: str, held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         keywords: dict[str, Any] = {
-            name.removesuffix("?"): self.array(name.removesuffix("?"), block) for name in stage.reads
+            name: held[name] if name in held else self._read(name, block) for name in stage.inputs
         }
         keywords |= section(self.config, stage.config) | facts(self.config, stage.facts)
-        if stage.model is not None:
-            keywords |= {
-                "model": load_model(self.store, self.config, stage.model),
-                "precision": self.config.precision,
-            }
+        if stage.model is None:
+            return self._call(stage, keywords)
+        with SLOT:
+            model = load_model(self.store, self.config, stage.model)
+            return self._call(stage, keywords | {"model": model, "precision": precision_of(self.config)})
+
+    def _call(self, stage: Stage, keywords: dict[str, Any]) -> dict[str, np.ndarray]:
+        import torch
+
         with torch.inference_mode():
             result: dict[str, np.ndarray] = halving(stage.name, stage.function, keywords, self.batches)
         return result
 
-    def array(self, name: str, block: str) -> np.ndarray:
-        """One array of a block; where the config keeps no copy, its stage makes it anew."""
-        source = writer(name)
-        receipt = self.plan.receipts[source.name][block]
-        if name in receipt.dropped:
-            receipt = self._do(source, block)
-            self.plan.update(receipt)
-        return self.store.read(receipt, name)
+    def _read(self, name: str, block: str) -> np.ndarray:
+        return self.store.read(self.plan.receipts[writer(name).name][block], name)
 
     # -- ingest -------------------------------------------------------------------------------------
 

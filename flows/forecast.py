@@ -12,7 +12,7 @@ from rich.table import Table
 from flows.config import Config, load_config
 from flows.progress import bars
 from flows.steps import Run
-from models.sam import embedding_shape, input_side
+from models.sam_shapes import embedding_shape, input_side
 from storage.receipts import Receipt
 from storage.store import Store
 from tasks.stage import Stage

@@ -5,15 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any
 
-import torch
-
 SIGNS = ("out of memory", "can't allocate memory", "cannot allocate memory", "defaultcpuallocator")
 """How torch says it in a plain RuntimeError."""
 
 
 def out_of_memory(error: BaseException) -> bool:
     """Whether an error says that memory did not suffice."""
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+    if isinstance(error, MemoryError):
         return True
     return isinstance(error, RuntimeError) and any(sign in str(error).casefold() for sign in SIGNS)
 
@@ -33,6 +31,8 @@ def halving(
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
+            import torch
+
             if not batch or batch == 1:
                 raise MemoryError(
                     f"not enough memory, even for one at a time ({error}); free some, or lower memory_gb (smaller "

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import html
 import io
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -11,8 +12,6 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
-from prefect.artifacts import create_link_artifact, create_table_artifact
-from prefect.context import FlowRunContext
 
 from flows.config import AlertConfig
 from flows.outcome import Summary
@@ -67,9 +66,22 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
         night.drift, night.entropy_drift, night.changed = {}, 0.0, 0
         summary.alerts += alerts(night, config.alerts)
         record = known["report"]
-    if FlowRunContext.get() is not None:
+    if not idle and store.local:
+        from flows.report import report_of_run  # the browser page's libraries are loaded where there is work
+
+        summary.notes.append(report_of_run(store.root))
+    if _in_a_flow():
         leave_artifacts(store, summary, night, record)
     return summary
+
+
+def _in_a_flow() -> bool:
+    """Whether Prefect runs us; it is not loaded to find out."""
+    if "prefect" not in sys.modules:
+        return False
+    from prefect.context import FlowRunContext
+
+    return FlowRunContext.get() is not None
 
 
 # -- figures ----------------------------------------------------------------------------------------------
@@ -232,10 +244,12 @@ def write_report(store: Store, summary: Summary, night: Night) -> str:
 
 def leave_artifacts(store: Store, summary: Summary, night: Night, report: str) -> None:
     """The table, and a link to the report, beside the flow run."""
+    from prefect.artifacts import create_link_artifact, create_table_artifact
+
     create_table_artifact(
         table=table(summary, night),
         key="bluemask-night",
         description=f"{store.name}: what changed and how it went",
     )
-    link = (store.root / report).resolve().as_uri() if store.local else f"{store.name}/{report}"
+    link = (store.root / "report.html").resolve().as_uri() if store.local else f"{store.name}/{report}"
     create_link_artifact(link=link, link_text="report of this night", key="bluemask-report")

@@ -1,4 +1,4 @@
-"""What comes out of a store: scores, exported labels, and the picture of an image's way through it."""
+"""What comes out of a store: scores, and the picture of an image's way through it."""
 
 from __future__ import annotations
 
@@ -13,36 +13,14 @@ from rich.table import Table
 
 from flows.config import Config
 from flows.summary import plan_of, stored_config
-from storage.catalog import ImageRow
 from storage.pixels import read_label_map
 from storage.store import Store, StoreError
 from tasks.cam import p1_hard
 from tasks.ensemble import p2_hard
 from tasks.evaluate import Confusion, find_masks, metrics, otsu_label_map
-from tasks.export import label_path, label_png, write_classes
-from tasks.registry import stage, writer
+from tasks.reading import Labelled
+from tasks.registry import stage
 from viewer.strip import StripRow, save, strip
-
-
-class Labelled:
-    """One finished image, its arrays read when asked for and cut to its true extent."""
-
-    def __init__(self, store: Store, row: ImageRow, place: int) -> None:
-        """place: the image's row in its block."""
-        self._store, self.row, self._place = store, row, place
-
-    def array(self, name: str) -> np.ndarray:
-        """An array of this image without the image axis. Raises StoreError where it is not there."""
-        source = writer(name)
-        receipt = self._store.receipt(source.name, self.row.block)
-        if receipt is None:
-            raise StoreError(
-                f"{self.row.path}: stage {source.name!r} has not done it; `bluemask run CONFIG` does"
-            )
-        value = self._store.read_image(receipt, name, self._place)
-        dims = next(spec.dims[1:] for spec in source.writes if spec.name == name)
-        cuts = {"y": slice(self.row.height), "x": slice(self.row.width)}
-        return value[tuple(cuts.get(dim, slice(None)) for dim in dims)]
 
 
 def finished(store: Store, config: Config) -> list[Labelled]:
@@ -125,32 +103,6 @@ def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = F
 
 def _percent(value: object) -> str:
     return f"{100 * value:.2f}" if isinstance(value, float) else "–"
-
-
-# -- export -----------------------------------------------------------------------------------------------
-
-
-def export_store(root: Path, out: Path, console: Console) -> None:
-    """Write P of every finished image as an indexed PNG, and classes.txt."""
-    store = Store.existing(root)
-    config = stored_config(store)
-    items = finished(store, config)
-    _refuse_images(out, config.data.folder)
-    paths = label_path(out, [item.row.path for item in items])
-    write_classes(out, store.classes())
-    for item in track(items, "exporting", console=console, transient=True):
-        label_png(item.array("p"), paths[item.row.path])
-    console.print(f"{len(items)} labels and classes.txt in {out}")
-    waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
-    if waiting:
-        console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")
-
-
-def _refuse_images(out: Path, images: Path) -> None:
-    """Labels bear the images' names: written among them, they would take their place."""
-    target = out.resolve()
-    if target.is_relative_to(images.resolve()) or images.resolve().is_relative_to(target):
-        raise StoreError(f"{out} holds the images themselves ({images}); export to another folder")
 
 
 # -- pictures ---------------------------------------------------------------------------------------------

@@ -12,7 +12,8 @@ from typing import Any, Literal
 from pydantic import BaseModel
 
 from flows.config import Config
-from models.sam import input_side
+from flows.networks import precision_of
+from models.sam_shapes import input_side
 from storage.catalog import ImageRow, live_blocks
 from storage.receipts import Receipt
 from storage.store import Store
@@ -49,6 +50,17 @@ def recipe(config: Config, stage: Stage) -> str:
     return digest_of({key: value for key, value in values.items() if key != "batch"})
 
 
+def unkept(config: Config, stage: Stage) -> tuple[str, ...]:
+    """Arrays of a stage of which the config keeps no copy on disk."""
+    kept = config.keep.model_dump()
+    return tuple(spec.name for spec in stage.writes if not kept.get(spec.name, True))
+
+
+def deferred(config: Config, stage: Stage) -> bool:
+    """Whether nothing of a stage is kept: it is then done in one pass with its reader, and not before."""
+    return len(unkept(config, stage)) == len(stage.writes)
+
+
 def fingerprint(reasons: Mapping[str, str]) -> str:
     """One digest of all that a result depends on."""
     return digest_of(dict(reasons))
@@ -70,11 +82,14 @@ class Plan:
     """Stage and block that are to be done again whatever their receipts say."""
     blocks: dict[str, list[ImageRow]] = field(init=False)
     _recipes: dict[str, str] = field(init=False)
+    precision: str = field(init=False)
     _known: dict[tuple[str, str], bool] = field(init=False, default_factory=dict)
+    _digests: dict[ModelKind, str | None] = field(init=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         """Derive what never changes in a plan."""
         self.blocks = live_blocks(self.rows)
+        self.precision = precision_of(self.config)
         self._recipes = {stage.name: recipe(self.config, stage) for stage in stages()}
 
     def update(self, receipt: Receipt) -> None:
@@ -115,6 +130,13 @@ class Plan:
     def forget(self) -> None:
         """Judge everything anew: another network was promoted."""
         self._known.clear()
+        self._digests.clear()
+
+    def network(self, kind: ModelKind) -> str | None:
+        """Digest of the weights that stages use now, asked for once: every block of a stage needs it."""
+        if kind not in self._digests:
+            self._digests[kind] = self.digest(kind)
+        return self._digests[kind]
 
     @classmethod
     def of(
@@ -144,10 +166,10 @@ class Plan:
         if stage.name == "ingest":
             return parts | self._source(block)
         if stage.model is not None:
-            model = self.digest(stage.model)
+            model = self.network(stage.model)
             if model is None:
                 return None
-            parts |= {f"model {stage.model}": model, "precision": self.config.precision}
+            parts |= {f"model {stage.model}": model, "precision": self.precision}
         for name in stage.inputs:
             source = writer(name)
             if not self.fresh(source, block):
@@ -163,6 +185,15 @@ class Plan:
             "labels": digest_of(indices),
             "annotations": digest_of([row.annotation for row in rows]),
         }
+
+    def ready(self, stage: Stage, block: str) -> bool:
+        """Whether all that a stage reads is there, or is made on the way, in one pass with it."""
+        if stage.model is not None and self.network(stage.model) is None:
+            return False
+        return all(
+            self.fresh(source, block) or (deferred(self.config, source) and self.ready(source, block))
+            for source in map(writer, stage.inputs)
+        )
 
     def fresh(self, stage: Stage, block: str) -> bool:
         """Whether the receipt is there, from just what there is now, and its files with it."""

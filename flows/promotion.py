@@ -7,10 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
-
 from flows.config import Config
-from flows.networks import PROMOTED, load_network, model_digest, pinned, promoted
+from flows.networks import PROMOTED, load_network, model_digest, pinned, precision_of, promoted
 from flows.plan import Plan, facts, section
 from models.checkpoints import digest
 from storage.store import Store, StoreError, now
@@ -60,6 +58,8 @@ def _figures(
     store: Store, config: Config, plan: Plan, kind: ModelKind, key: str, path: Path | None
 ) -> dict[str, float]:
     """A network's figures, the mean over the images of some blocks."""
+    import torch
+
     stage = next(stage for stage in stages() if stage.model == kind)
     model = load_network(store, config, kind, key, path)
     sums: dict[str, float] = {}
@@ -69,7 +69,7 @@ def _figures(
         keywords = {name: given[name] for name in stage.inputs}
         keywords |= section(config, stage.config) | facts(config, stage.facts)
         with torch.inference_mode():
-            made = stage.function(**keywords, model=model, precision=config.precision)
+            made = stage.function(**keywords, model=model, precision=precision_of(config))
         for name, value in FIGURES[kind](live, **given, **made).items():
             sums[name] = sums.get(name, 0.0) + value * len(live)
         images += len(live)

@@ -9,7 +9,7 @@ from pathlib import Path
 import yaml
 from rich.console import Console
 
-from flows.generate import run_config
+from flows.begin import run_config
 from flows.outcome import Selection, Summary
 from flows.summary import stored_config
 from storage.store import Store

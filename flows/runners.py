@@ -7,12 +7,6 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any, Protocol
 
-import torch
-from prefect import task
-from prefect.cache_policies import NO_CACHE
-from prefect.futures import PrefectFuture
-from prefect.tasks import exponential_backoff
-
 from flows import training
 from flows.config import Config
 from flows.execute import STOPS, BlockError, Job
@@ -85,15 +79,15 @@ class Prefect:
         self._slots: bool | None = None
 
     def places(self, stage: Stage) -> int:
-        """One for each accelerator: two networks at once would only share the same cores. Dask counts for itself."""
-        return 1 if stage.model is not None and not self.far else self.config.workers
+        """Two for a network (see execute.SLOT): while it is at one, the other is read or written. Dask counts itself."""
+        return 2 if stage.model is not None and not self.far else self.config.workers
 
     def submit(self, job: Job, stage: Stage, blocks: list[str]) -> Callable[[], Exception | None]:
         """Start a task run for a group."""
         worker = _blocks_task(self.config).with_options(name=stage.name)
         sent = job.part(blocks) if self.far else job
         with self._slot(stage):
-            future: PrefectFuture[Any] = worker.submit(sent, stage.name, blocks)
+            future: Any = worker.submit(sent, stage.name, blocks)
 
         def wait() -> Exception | None:
             future.wait()
@@ -105,7 +99,7 @@ class Prefect:
     def fit(self, job: Job, kind: ModelKind, report: training.Report) -> str:
         """Train a network in a task run of this process."""
         name = f"train_{kind}"
-        made: str = fit.with_options(name=name)(job, kind, report)
+        made: str = _as_task(fit).with_options(name=name)(job, kind, report)
         return made
 
     def _slot(self, stage: Stage) -> AbstractContextManager[Any]:
@@ -138,31 +132,32 @@ def _blocks_task(config: Config) -> Any:
 
     Prefect's result cache is off: receipts decide what there is to do, and they survive `kill -9`.
     """
+    from prefect.tasks import exponential_backoff
+
     if not config.retries:
-        return do_blocks
+        return _as_task(work)
     pauses: Callable[[int], list[float]] = exponential_backoff(backoff_factor=PAUSE)
-    return do_blocks.with_options(
+    return _as_task(work).with_options(
         retries=config.retries, retry_delay_seconds=pauses, retry_condition_fn=_worth_it
     )
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
-def do_blocks(job: Job, stage: str, blocks: list[str]) -> None:
-    """One stage over some blocks, as a Prefect task."""
-    work(job, stage, blocks)
+def _as_task(function: Callable[..., Any]) -> Any:
+    """A Prefect task; Prefect is loaded here, as a run with nothing to do never comes here."""
+    from prefect import task
+    from prefect.cache_policies import NO_CACHE
+
+    return task(cache_policy=NO_CACHE, persist_result=False)(function)
 
 
-@task(cache_policy=NO_CACHE, persist_result=False)
 def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
-    """Train one network, as a Prefect task."""
+    """Train one network."""
     return training.train(job.store, job.config, job.plan, kind, report)
 
 
 def work(job: Job, stage: str, blocks: list[str]) -> None:
     """One stage over some blocks. One bad block does not keep the others: it is raised at the end."""
     chosen = stage_of(stage)
-    if job.config.threads:  # another process has not been told yet, and results hang on it
-        torch.set_num_threads(job.config.threads)
     errors = []
     for block in blocks:
         try:

@@ -57,7 +57,8 @@ class EmbedConfig(Section):
     """SAM's image encoder."""
 
     batch: int = Field(default=8, ge=1)
-    """Most views a call; lower it where memory is short. Batches never cross an image."""
+    """Most views a call; lower it where memory is short, raise it for a GPU that has room: as many whole images as
+    fit share a call. A CPU gains nothing."""
 
 
 class PromptConfig(Section):
@@ -163,6 +164,9 @@ class TrainVitConfig(Section):
     """Of the moving average of the weights, which is what is kept."""
     crop: float = Field(default=0.8, gt=0, le=1)
     """Smallest share of an image's area in a training crop: smaller ones might lose the defect."""
+    distil: float = Field(default=1.0, ge=0)
+    """Weight of the loss by which the patch map learns, over the whole set, what objectness says of each image
+    alone; 0 leaves it out. It mends images whose objectness took the bare surface for the defect."""
     contrast: float = Field(default=0.5, ge=0)
     """Weight of Class Token Contrast's loss; 0 leaves it out."""
     contrast_from: float = Field(default=0.2, ge=0, le=1)

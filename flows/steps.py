@@ -9,7 +9,6 @@ from collections import deque
 from collections.abc import Callable, Iterator
 from functools import partial
 
-import torch
 import yaml
 
 from flows import training
@@ -18,7 +17,7 @@ from flows.config import Config
 from flows.execute import STOPS, Job
 from flows.networks import model_digest, prepare
 from flows.outcome import Selection, Summary
-from flows.plan import Plan
+from flows.plan import Plan, deferred
 from flows.progress import Bars
 from flows.runners import Alone, Runner
 from storage.store import Store, StoreError
@@ -51,8 +50,6 @@ class Run:
         """
         self.store, self.config, self.shown = store, config, shown
         self.runner = runner or Alone(config)
-        if config.threads:
-            torch.set_num_threads(config.threads)
         if not dry:
             store.objects.sweep()
             _note_config(store, config)
@@ -152,8 +149,8 @@ class Run:
 
         Raises one of STOPS where no block can go on.
         """
-        todo = [block for block in self.todo(stage) if self.plan.reasons(stage, block) is not None]
-        if not todo:
+        todo = [block for block in self.todo(stage) if self.plan.ready(stage, block)]
+        if not todo or deferred(self.config, stage):
             return
         if stage.model is not None:
             prepare(self.config, stage.model)
@@ -167,7 +164,6 @@ class Run:
             done = [block for block in todo if self.plan.fresh(stage, block)]
             images = sum(len(self.plan.blocks[block]) for block in done)
             self._count(stage.name, len(done), images, time.monotonic() - started)
-        self._drop_unkept(stage)
 
     def _in_window(self, stage: Stage, todo: list[str]) -> Iterator[tuple[list[str], Exception | None]]:
         """Submit groups of blocks, never more at a time than there are places; give each group's error."""
@@ -186,16 +182,25 @@ class Run:
     def _take(self, stage: Stage, blocks: list[str], error: Exception | None) -> None:
         """Note how a group went; what another process did is read from its receipts."""
         for block in blocks:
-            if not self.plan.fresh(stage, block):
-                receipt = self.store.receipt(stage.name, block)
-                if receipt is not None and receipt != self.plan.receipts[stage.name].get(block):
-                    self.plan.update(receipt)
-                    self.shown.advance(stage.name, receipt.images)
+            if (
+                not self.plan.fresh(stage, block)
+                and self._read_again(block)
+                and self.plan.fresh(stage, block)
+            ):
+                self.shown.advance(stage.name, len(self.plan.blocks[block]))
         if isinstance(error, STOPS):
             raise error
         for block in blocks:
             if not self.plan.fresh(stage, block):
                 self._note(stage, block, str(error or "it was not done, and nobody said why"))
+
+    def _read_again(self, block: str) -> bool:
+        """Take in what another process wrote of a block; whether that is anything."""
+        found = [(stage.name, self.store.receipt(stage.name, block)) for stage in stages()]
+        new = [r for name, r in found if r is not None and r != self.plan.receipts[name].get(block)]
+        for receipt in new:
+            self.plan.update(receipt)
+        return bool(new)
 
     def _group_size(self, stage: Stage, group: list[str], total: int) -> int:
         seconds = [r.seconds for block in group if (r := self.plan.receipts[stage.name].get(block))]
@@ -204,9 +209,12 @@ class Run:
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
-        if not self.summary.failures:
-            for stage in stages():  # the config may keep less than it did
-                self._drop_unkept(stage)
+        self._drop_unkept()
+        for stage in stages():
+            self.store.write_index(stage.name)
+        return self._figures()
+
+    def _figures(self) -> Summary:
         for block, receipt in self.plan.receipts["ingest"].items():
             names = {row.id: row.path for row in self.plan.blocks.get(block, []) if row.status == "active"}
             self.summary.failed_images |= {names[i]: why for i, why in receipt.failed.items() if i in names}
@@ -218,7 +226,7 @@ class Run:
     def stop(self, error: Exception) -> Summary:
         """The run's figures where it had to end early."""
         self.summary.failures["the run ended early"] = str(error)
-        return self.close()
+        return self._figures()
 
     def _note(self, stage: Stage, block: str, error: str) -> None:
         self.store.record_failure(stage.name, block, error)
@@ -230,17 +238,11 @@ class Run:
             found = self.summary
             found.done[name], found.images[name], found.seconds[name] = blocks, images, seconds
 
-    def _drop_unkept(self, stage: Stage) -> None:
-        """Remove what the config does not keep, now that this stage was the last to read it."""
+    def _drop_unkept(self) -> None:
+        """Remove what the config does not keep any more."""
         for name, kept in self.config.keep.model_dump().items():
-            readers = [reader for reader in stages() if name in reader.inputs]
-            if kept or stage not in readers:
-                continue
-            for block, receipt in list(self.plan.receipts[writer(name).name].items()):
-                live = block in self.plan.blocks
-                if name not in receipt.dropped and (
-                    not live or all(self.plan.fresh(r, block) for r in readers)
-                ):
+            for receipt in list(self.plan.receipts[writer(name).name].values()) if not kept else ():
+                if name not in receipt.dropped:
                     self.plan.update(self.store.drop(receipt, name))
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 
 from flows import promotion
 from flows.config import Config
-from flows.networks import device_of, pinned, promoted
+from flows.networks import device_of, has_bfloat16_unit, pinned, promoted, settle
 from flows.plan import Plan, digest_of
 from models.checkpoints import cache_folder, digest
-from models.fusion import Precision
-from models.start import EMBEDDED
+from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
+from storage.reviews import Reviews
 from storage.store import Store
-from tasks import train_fusion, train_vit
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
+
+if TYPE_CHECKING:
+    from models.fusion import Precision
 
 READS: dict[ModelKind, tuple[str, ...]] = {
     "vit": ("image", "label"),
@@ -30,7 +32,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     ),
 }  # fmt: skip
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 1, "fusion": 1}
+VERSIONS: dict[ModelKind, int] = {"vit": 2, "fusion": 2}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
@@ -51,6 +53,8 @@ class Records(Sequence[dict[str, np.ndarray]]):
         """kind: the network that is to learn from it."""
         self.store, self.plan, self.names = store, plan, READS[kind]
         self.places = [(block, n) for block, n, _ in members(plan, kind)]
+        self.reviews = Reviews(store)
+        self.corrected = corrections(store, kind)
 
     def __len__(self) -> int:
         """Number of images."""
@@ -63,7 +67,13 @@ class Records(Sequence[dict[str, np.ndarray]]):
         block, row = self.places[index]
         height, width = self._part("size", block, row)
         record = {name: self._part(name, block, row) for name in self.names}
-        return {name: _cut(writer_dims(name), value, height, width) for name, value in record.items()}
+        found = {name: _cut(writer_dims(name), value, height, width) for name, value in record.items()}
+        return found | self._correction(self.plan.blocks[block][row].sha256)
+
+    def _correction(self, sha256: str) -> dict[str, np.ndarray]:
+        """The mask that somebody drew in P's place, which the fusion network learns from."""
+        mask = self.reviews.mask(sha256) if sha256 in self.corrected else None
+        return {} if mask is None else {"correction": mask}
 
     def _part(self, name: str, block: str, row: int) -> np.ndarray:
         receipt = self.plan.receipts[writer(name).name][block]
@@ -98,15 +108,28 @@ def upstream(plan: Plan, kind: ModelKind) -> str:
     for stage in reversed(stages()):
         if stage.name in wanted:
             wanted |= {writer(name).name for name in stage.inputs}
-            model = plan.digest(stage.model) if stage.model else None
+            model = plan.network(stage.model) if stage.model else None
             parts.append([stage.name, stage.version, plan.recipe(stage), model])
     return digest_of([parts, plan.value_range])
 
 
-def data_record(plan: Plan, kind: ModelKind) -> dict[str, str]:
+def corrections(store: Store, kind: ModelKind) -> dict[str, str]:
+    """Digests of the masks drawn by hand that a network learns from, by the images' sha256."""
+    return Reviews(store).masks() if kind == "fusion" else {}
+
+
+def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
     """One entry an image: what a network would be trained on now."""
-    basis = upstream(plan, kind)
-    return {row.sha256: digest_of([row.labels, row.annotation, basis]) for _, _, row in members(plan, kind)}
+    basis, drawn = upstream(plan, kind), corrections(store, kind)
+
+    @cache  # many images say the same
+    def entry(labels: tuple[str, ...], annotation: str, correction: str) -> str:
+        return digest_of([labels, annotation, basis, *([correction] if correction else [])])
+
+    return {
+        row.sha256: entry(row.labels, row.annotation, drawn.get(row.sha256, ""))
+        for _, _, row in members(plan, kind)
+    }
 
 
 def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
@@ -121,7 +144,7 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
     """Apply the retrain policy to what the promoted network was trained on; what was turned down stays so."""
     decision = _policy(store, config, plan, kind)
     if decision.train and members_ready(plan, kind):
-        refused = promotion.declined(store, kind).get(run_of(config, plan, kind))
+        refused = promotion.declined(store, kind).get(run_of(store, config, plan, kind))
         if refused is not None and promoted(store, kind) is not None:
             return Decision(False, f"the network of just these images and this config was {refused}")
     return decision
@@ -132,15 +155,15 @@ def members_ready(plan: Plan, kind: ModelKind) -> bool:
     return next(members(plan, kind), None) is not None
 
 
-def run_of(config: Config, plan: Plan, kind: ModelKind) -> str:
+def run_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> str:
     """Digest of all that a training's result depends on."""
-    return digest_of([_recipe(config, kind), data_record(plan, kind)])
+    return digest_of([_recipe(config, kind), data_record(store, plan, kind)])
 
 
 def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
     if pinned(config, kind) is not None:
         return Decision(False, "the config pins its checkpoint")
-    entry, data = promoted(store, kind), data_record(plan, kind)
+    entry, data = promoted(store, kind), data_record(store, plan, kind)
     if not data:
         return Decision(entry is None and bool(plan.todo(stages()[0])), "there is nothing to learn from yet")
     if entry is None:
@@ -163,16 +186,14 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisi
 
 def training_precision(config: Config) -> Precision:
     """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
-    if device_of(config) == "cuda":
-        return "bfloat16" if torch.cuda.is_bf16_supported() else "float32"
-    return "bfloat16" if torch.cpu.get_capabilities().get("amx_bf16") else "float32"
+    return "bfloat16" if has_bfloat16_unit(device_of(config)) else "float32"
 
 
 def _recipe(config: Config, kind: ModelKind) -> str:
     parts: list[Any] = [VERSIONS[kind], training_section(config, kind)]
     if kind == "vit":  # what it starts from
         started = Path(config.train_vit.pretrained or "")
-        parts += [digest(path) for path in (EMBEDDED, started) if path.is_file()]
+        parts += [digest(path) for path in (WEIGHTS / "tiny_vit.safetensors", started) if path.is_file()]
     return digest_of(parts)
 
 
@@ -182,10 +203,13 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     A killed training left its state in `training/`; the same command goes on from there. State of
     another data set or config is not taken up.
     """
-    run = run_of(config, plan, kind)
+    run = run_of(store, config, plan, kind)
     folder = _folder(store) / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
+    from tasks import train_fusion, train_vit
+
+    settle(config)
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
         Records(store, plan, kind),
@@ -215,7 +239,7 @@ def _offer(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate:
         "run": run,
         "config": _recipe(config, kind),
         "classes": len(plan.classes),
-        "data": data_record(plan, kind),
+        "data": data_record(store, plan, kind),
         "checks": verdict.figures,
     }
     promotion.promote(store, kind, entry)

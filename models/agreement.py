@@ -86,3 +86,16 @@ def agreement(
                 best = strongest(cam[n], mean[n], top)
                 slot[best], amount[best] = n + 1, 1.0
     return Target(slot, np.asarray(amount * trust(reliability, floor), np.float32))
+
+
+def trusted(target: Target, correction: np.ndarray, slot_class: np.ndarray) -> Target:
+    """The target where a person has drawn the mask: what was drawn counts fully, and nothing else does.
+
+    correction: (y, x) uint8 label map, 255 where it is to be ignored; slot_class: (slot,) uint8, 0 unused. A class
+    that the image's label does not name has no slot, so its pixels teach nothing.
+    """
+    slot = np.where(correction == 0, np.uint8(0), np.uint8(UNKNOWN))
+    for n, k in enumerate(slot_class):
+        if k:
+            slot[correction == k] = n + 1
+    return Target(slot, np.asarray(slot != UNKNOWN, np.float32))

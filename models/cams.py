@@ -14,6 +14,9 @@ from torch.nn import functional
 from models.start import objectness, standardise
 from models.vit import ClassTokenViT
 
+WIDE = 4.5
+"""Patches, across; what is narrower is left to objectness, as the patch map blurs it (chosen on procedural sets)."""
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -120,7 +123,7 @@ def activate(
 
     image: (y, x, 3) uint8; scales: of the network's own side; precision: float32 or bfloat16 (autocast).
     Without objectness the CAM is ReLU of the patch logits (eq. 1). With it, it is P(defect) · P(class | defect):
-    objectness times the sigmoid of the patch logits, which the multi-label loss has trained.
+    objectness times the sigmoid of the patch logits; or `joined` of both, where these were distilled from it.
     """
     objects = object_map(model, image, precision)
     device = next(model.parameters()).device
@@ -132,10 +135,42 @@ def activate(
             maps.append(one.float())
             logits.append(logit.float())
     mean = torch.stack(maps).mean(0)
-    cam = functional.relu(mean) if objects is None else torch.sigmoid(mean)
-    cam_array = cam.cpu().numpy() * (1 if objects is None else objects[None])
+    cam = _located(model, mean, objects)
     score = torch.sigmoid(torch.stack(logits).mean(0)).cpu().numpy()
-    return Activation(cam_array.astype(np.float32), score.astype(np.float32))
+    return Activation(cam.astype(np.float32), score.astype(np.float32))
+
+
+def _located(model: ClassTokenViT, logits: Tensor, objects: np.ndarray | None) -> np.ndarray:
+    """(class, y, x) patch logits and (y, x) objectness to CAMs of the same shape, as `activate` says."""
+    if objects is None:
+        return functional.relu(logits).cpu().numpy()
+    patches = torch.sigmoid(logits).cpu().numpy()
+    if not model.distilled:
+        return np.asarray(patches * objects)
+    return np.stack([joined(one, objects, model.side, model.patch_size) for one in patches])
+
+
+def joined(patches: np.ndarray, objects: np.ndarray, side: int, patch: int) -> np.ndarray:
+    """One class's CAM from what a whole set says coarsely and the image itself says finely.
+
+    patches: (y, x) float32 in [0, 1], sigmoid of the class's patch logits, which know how the class looks in all
+    images, but not finer than a patch. objects: (y, x) float32 in [0, 1], objectness, which has fine borders, but
+    may take the larger part of an image for the ground. side, patch: pixels, of the network.
+    Objectness decides (the product) except where the patch map sees something wider than `WIDE` patches, all of
+    it far from any object. Returns (y, x) float32 in [0, 1].
+    """
+    size = fitted((patches.shape[0], patches.shape[1]), side)
+    wide = _opened(resized(patches, size), round(WIDE * patch))
+    near = cv2.dilate(resized(objects, size), np.ones((2 * patch + 1,) * 2, np.uint8))
+    wide, near = (resized(each, (patches.shape[0], patches.shape[1])) for each in (wide, near))
+    return np.asarray(np.maximum(patches * objects, wide * np.clip(1 - near + objects, 0, 1)))
+
+
+def _opened(pixels: np.ndarray, width: int) -> np.ndarray:
+    """What is left of a (y, x) map where nothing narrower than `width` pixels counts; as if mirrored outside."""
+    disc = cv2.getStructuringElement(cv2.MORPH_ELLIPSE, (width, width))
+    framed = cv2.copyMakeBorder(pixels, width, width, width, width, cv2.BORDER_REFLECT)
+    return np.asarray(cv2.morphologyEx(framed, cv2.MORPH_OPEN, disc)[width:-width, width:-width])
 
 
 def smoothed_maximum(cam: np.ndarray) -> float:

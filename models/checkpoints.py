@@ -1,4 +1,9 @@
-"""Weights on disk: safetensors written atomically, and SAM's official files found, fetched and checked."""
+"""Weights on disk: safetensors written atomically, and SAM's official files found, fetched and checked.
+
+Torch is loaded where tensors are: whoever only asks for a digest does without.
+"""
+
+from __future__ import annotations
 
 import hashlib
 import json
@@ -10,11 +15,12 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import BinaryIO
+from typing import TYPE_CHECKING, BinaryIO
 
-import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
+from models.sam_shapes import TINY_WEIGHTS, known
+
+if TYPE_CHECKING:
+    import torch
 
 PIECE = 1 << 20  # bytes read from the network at a time
 PACKED = "bluemask"  # the entry of a file's metadata that holds all of ours, as JSON
@@ -63,6 +69,8 @@ def save_checkpoint(path: Path, tensors: Mapping[str, torch.Tensor], metadata: M
     tensors: any shapes and dtypes, on any device; metadata: strings only. Missing folders are made.
     Returns the digest of the new file.
     """
+    from safetensors.torch import save_file
+
     wrong = [name for name, value in metadata.items() if not isinstance(value, str)]
     if wrong:
         raise TypeError(f"{path}: metadata {wrong[0]!r} is {metadata[wrong[0]]!r}; give a string")
@@ -85,6 +93,8 @@ def load_checkpoint(path: Path) -> tuple[dict[str, torch.Tensor], dict[str, str]
 
     Raises FileNotFoundError where there is no file, ValueError where it is no whole safetensors file.
     """
+    from safetensors import SafetensorError, safe_open
+
     if not path.is_file():
         raise FileNotFoundError(f"{path}: there is no such checkpoint; give the path of a .safetensors file")
     try:
@@ -141,12 +151,26 @@ def resolve(name: str, path: Path | None = None, cache: Path | None = None) -> P
     return kept
 
 
+def sam_checkpoint(name: str, checkpoint: Path | None = None) -> Path:
+    """The weights file that `build_sam` would read; errors as there."""
+    if known(name) == "tiny" and checkpoint is None:
+        return TINY_WEIGHTS
+    return resolve(name, checkpoint)
+
+
+def sam_digest(name: str, checkpoint: Path | None = None) -> str:
+    """The sha256 of the weights file, 64 hexadecimal digits; arguments and errors as of `build_sam`."""
+    return digest(sam_checkpoint(name, checkpoint))
+
+
 def load_official(path: Path) -> dict[str, torch.Tensor]:
     """Reads a checkpoint in SAM's official format (.pth, a dict of tensors) or as .safetensors, onto the CPU.
 
     No code in the file is ever run. Raises ValueError where the file is damaged, cut short, holds code, or
     anything but tensors by name, FileNotFoundError where there is none.
     """
+    import torch
+
     if path.suffix == ".safetensors":
         return load_checkpoint(path)[0]
     remedy = "give an official SAM file, or fetch it again"

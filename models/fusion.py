@@ -30,9 +30,9 @@ UNSAID = (0.5, 0.5, 1.0)
 SAID = (3.0, 5.0)
 """Logits between a full no and a full yes of CAM and SAM: together they span ±4 around background's 0."""
 BOUND = 3.5
-"""Most that image and surroundings add or take: enough to decide where CAM and SAM contradict each other or
-abstain, too little to overrule them where both are sure. Without a bound a network that was trained on few
-surfaces invents defects on a new one."""
+"""Most that image and surroundings add or take, in logits: enough to decide where CAM and SAM contradict each other
+or abstain, too little to overrule them where both are sure. A trained network's own `bound` is mostly lower, as
+models.fusion_trust finds out."""
 KIND = "fusion"
 """The metadata entry that marks a checkpoint as ours."""
 
@@ -81,6 +81,8 @@ class FusionNet(nn.Module):
         self.up = nn.ModuleList(nn.Conv2d(b, a, 1) for a, b in pairwise(widths))
         self.decode = nn.ModuleList(Block(width) for width in widths[:-1])
         self.head = nn.Conv2d(full, 1, 1)
+        self.register_buffer("bound", torch.tensor(BOUND))
+        self.bound: Tensor
         for parameter in self.head.parameters():  # training starts from what CAM and SAM say, and betters it
             nn.init.zeros_(parameter)
 
@@ -101,7 +103,8 @@ class FusionNet(nn.Module):
             x = functional.interpolate(self.up[level](x), scale_factor=2, mode="bilinear")
             x = self.decode[level](x + kept[level])
         seen = self.head(functional.relu(x))[:, 0].float()  # (n, y, x)
-        return said.float() + BOUND * torch.tanh(seen / BOUND)
+        bound = self.bound.clamp(min=1e-3)
+        return said.float() + bound * torch.tanh(seen / bound)
 
 
 class Fusion(nn.Module):

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.agreement import UNKNOWN, agreement
+from models.agreement import UNKNOWN, agreement, trusted
 from models.fusion import UNSAID, Contrast, contrast, fold_of, heard, planes, turned
 
 Record = Mapping[str, np.ndarray]
@@ -79,13 +79,16 @@ def cut(record: Record, side: int, count: int, seed: int, **rules: float) -> lis
     """Cut patches from one image at places that its digest and the seed decide.
 
     record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight
-    (y, x), reliability (2,), sha256 (32,), all of the true extent. side: of a patch, in pixels; count: of
+    (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
+    there is one. side: of a patch, in pixels; count: of
     patches; rules: abstain, top and floor of `agreement`.
     """
     target = agreement(
         record["p1"], record["p2"], record["weight"], record["slot_class"], record["cam"], record["mean"],
         record["reliability"], **rules,
     )  # fmt: skip
+    if "correction" in record:
+        target = trusted(target, record["correction"], record["slot_class"])
     used = record["slot_class"] > 0
     evidence = np.stack([record[name] for name in ("cam", "mean", "entropy")], 1)[used]  # (slot, 3, y, x)
     evidence = heard(evidence, record["weight"])

@@ -16,10 +16,10 @@ from PIL import Image
 from segment_anything import SamPredictor
 from segment_anything.modeling import Sam
 
-from models.checkpoints import load_checkpoint
+from models.checkpoints import load_checkpoint, sam_checkpoint, sam_digest
 from models.clicks import random_points
 from models.defects import Mask
-from models.sam import build_sam, encode, sam_checkpoint, sam_digest
+from models.sam import build_sam, encode
 from models.sam_losses import mask_iou
 from models.surfaces import KINDS, generate
 from models.tiny_sam import decode_groups

@@ -12,9 +12,9 @@ from torch import Tensor
 
 from models.clicks import loose_box, negative_points, positive_points
 from models.defects import Mask
+from models.sam_shapes import SIDE
 from models.surfaces import generate
 from models.textures import Random
-from models.tiny_sam import SIDE
 
 CHUNK = 250  # frames that a process draws at a time
 POINT_COUNTS = (1, 2, 3, 4, 5, 6, 8)

@@ -5,9 +5,7 @@ from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTra
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-SIDE = 128  # input side in pixels
-WIDTH = 128  # channels of the embedding
-STRIDE = 4  # the decoder upsamples by 4, so that its masks have the input's own resolution
+from models.sam_shapes import SIDE, STRIDE, WIDTH
 
 
 class Residual(nn.Module):

@@ -20,6 +20,7 @@ from models.agreement import UNKNOWN
 from models.checkpoints import save_checkpoint
 from models.fusion import FOLDS, Fusion, FusionNet, Precision, autocast, metadata_of
 from models.fusion_patches import Batch, Patch, Record, batch, cut, digest_of_patches
+from models.fusion_trust import warranted
 
 ABSENT = -30.0
 """Logit of a slot that a view does not have: its probability is 0 and it draws no gradient."""
@@ -329,13 +330,19 @@ def train_fusion(
                 keeper.note(fold.fold, fold.step, losses)
             if fold.step % save_every == 0 or fold.step == fold.steps:
                 keeper.save(folds)
-    return _write(out, folds, patches, recipe)
+    return _write(out, folds, patches, recipe, precision)
 
 
-def _write(out: Path, folds: Sequence[Fold], patches: Sequence[Patch], recipe: FusionRecipe) -> str:
-    model = Fusion()
-    for net, fold in zip(model.nets, folds, strict=True):
+def _write(
+    out: Path, folds: Sequence[Fold], patches: Sequence[Patch], recipe: FusionRecipe, precision: Precision
+) -> str:
+    model, crossed = Fusion(), len({patch.fold for patch in patches}) == FOLDS
+    for fold in folds:
+        net = fold.net.eval()
         net.load_state_dict(fold.ema)
-    crossed = len({patch.fold for patch in patches}) == FOLDS
+        # what cannot be measured on other images is not to be relied on
+        unseen = [patch for patch in patches if patch.fold == fold.fold] if crossed else []
+        net.bound.fill_(warranted(net, unseen, precision))
+        model.nets[fold.fold].load_state_dict(net.state_dict())
     about = metadata_of(model, cross_fitted=crossed, recipe=asdict(recipe))
     return save_checkpoint(out, model.state_dict(), about)

@@ -18,7 +18,8 @@ from models.measure_sam import piece_iou
 from models.sam import normalise
 from models.sam_batches import Batch, Pool, draw_batch, draw_pool
 from models.sam_losses import balanced_cross_entropy, dice_loss, prompt_loss
-from models.tiny_sam import WIDTH, decode_groups, tiny_sam
+from models.sam_shapes import WIDTH
+from models.tiny_sam import decode_groups, tiny_sam
 
 FIRST_SEED = 0  # of the pool; measurements use seeds from HELD_OUT on
 LOG_EVERY = 50

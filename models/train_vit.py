@@ -16,7 +16,7 @@ from torch import Tensor
 
 from models.cams import activate, fitted, object_map, resized, smoothed_maximum
 from models.ctc import TokenContrast, choose_crops, cut, regions
-from models.vit import ClassTokenViT, Evidence, build_vit, multi_label_loss, save_vit
+from models.vit import ClassTokenViT, Evidence, build_vit, distillation_loss, multi_label_loss, save_vit
 from models.vit_batches import Batch, Example, draw
 
 Report = Callable[[int, int, float], None]
@@ -30,7 +30,8 @@ class Recipe:
     backbone, pretrained, side, objectness, seed: of `build_vit`. epochs; step_images: images a step. rate: of AdamW,
     times `head_factor` for heads and class tokens; weight_decay; warm_up: share of the steps; power: of the
     polynomial decay. average: of the moving average of the weights that is kept. crop: smallest share of the
-    image's area in a training crop, so that the label stays true. contrast: weight of CTC's loss, 0 to leave
+    image's area in a training crop, so that the label stays true. distil: weight of `distillation_loss`, by which
+    the patch map learns from objectness; 0 to leave it out. contrast: weight of CTC's loss, 0 to leave
     it out; contrast_from: share of the steps before it begins; low, high: L and H; local_share: side of a
     local crop as a share of the image's; local_side: pixels it is resized to; local_crops: an image; width: of
     a projection; temperature: τ; momentum: ρ. scales, flip: of the CAM that τ_c is measured on; calibration:
@@ -51,6 +52,7 @@ class Recipe:
     power: float
     average: float
     crop: float
+    distil: float
     contrast: float
     contrast_from: float
     low: float
@@ -78,7 +80,7 @@ class Training:
         self.recipe, self.steps, self.device, self.precision = recipe, steps, device, precision
         self.model = build_vit(
             recipe.backbone, classes, side=recipe.side, objectness=recipe.objectness,
-            pretrained=recipe.pretrained, seed=recipe.seed,
+            pretrained=recipe.pretrained, seed=recipe.seed, distilled=recipe.distil > 0,
         ).to(device)  # fmt: skip
         dim = self.model.backbone.embed_dim
         with torch.random.fork_rng(devices=[]):
@@ -120,9 +122,12 @@ class Training:
         return self.recipe.rate * rise * fall
 
     def losses(self, batch: Batch) -> tuple[Tensor, Tensor]:
-        """The classification loss of the three heads, and that of CTC."""
+        """The loss of the three heads and of distillation, and that of CTC."""
         evidence: Evidence = self.model(batch.image, batch.valid, batch.objects)
         classification = multi_label_loss(evidence, batch.label)
+        if self.recipe.distil and batch.objects is not None:
+            taught = distillation_loss(evidence, batch.label, self.recipe.low, self.recipe.high)
+            classification = classification + self.recipe.distil * taught
         if not self.recipe.contrast or self.step < self.recipe.contrast_from * self.steps:
             return classification, classification.new_zeros(())
         return classification, self._contrast(batch, evidence)

@@ -51,20 +51,51 @@ def multi_label_loss(evidence: Evidence, label: Tensor) -> Tensor:
     return torch.stack([functional.multilabel_soft_margin_loss(logits, label) for logits in heads]).sum()
 
 
+def distillation_loss(evidence: Evidence, label: Tensor, low: float, high: float) -> Tensor:
+    """Teaches the patch map where objectness is sure, so that the set outvotes an image's own error.
+
+    Objectness judges every image alone, and where a defect covers half of it, may take the bare surface for the
+    defect. What a class looks like is the same in most images, and one network for all of them learns that.
+    label: (image, class) 0 or 1; low, high: objectness up to which a patch is bare, from which it is defect. A
+    defect patch must be called so by one of the image's classes, a bare one by none. Bare and defect patches count
+    half each, an image without a class nothing. Returns a scalar.
+    """
+    named = label[:, :, None, None]
+    defect, bare = (evidence.weight >= high) & evidence.valid, (evidence.weight <= low) & evidence.valid
+    strongest = evidence.patch_map.masked_fill(named == 0, -30.0).amax(1)  # (image, row, column)
+    missed = functional.softplus(-strongest)
+    invented = (functional.softplus(evidence.patch_map) * named).sum(1)
+    parts = [
+        (loss * here).sum((1, 2)) / here.sum((1, 2)).clamp(min=1)
+        for loss, here in ((missed, defect), (invented, bare))
+    ]  # (image,) each
+    counts = (label.sum(1) > 0).float()
+    return ((parts[0] + parts[1]) / 2 * counts).sum() / counts.sum().clamp(min=1)
+
+
 class ClassTokenViT(nn.Module):
     """Any timm ViT with C class tokens; its maps point at the evidence for each class."""
 
     def __init__(
-        self, backbone: VisionTransformer, classes: int, *, name: str, side: int, start: Start | None
+        self,
+        backbone: VisionTransformer,
+        classes: int,
+        *,
+        name: str,
+        side: int,
+        start: Start | None,
+        distilled: bool = False,
     ) -> None:
         """Wraps a backbone; the heads' weights are drawn from torch's generator.
 
         classes: C, at least 1; name: of the backbone, kept in checkpoints; side: pixels of the longer side of
-        an image at scale 1; start: gives objectness, and is frozen (None: evidence may lie anywhere).
+        an image at scale 1; start: gives objectness, and is frozen (None: evidence may lie anywhere); distilled:
+        whether the patch map has learned from objectness, so that it may contradict it.
         """
         super().__init__()
         dim = backbone.embed_dim
         self.backbone, self.name, self.side, self.classes = backbone, name, side, classes
+        self.distilled = distilled
         self.start = None if start is None else start.eval().requires_grad_(False)
         token = backbone.cls_token if backbone.cls_token is not None else torch.zeros(1, 1, dim)
         copies = token.detach().repeat(1, classes, 1)  # (1, class, dim)
@@ -193,20 +224,31 @@ def _strongest(maps: Tensor, inside: Tensor, weight: Tensor) -> Tensor:
 
 
 def build_vit(
-    backbone: str, classes: int, *, side: int, objectness: bool, pretrained: str | None = None, seed: int = 0
+    backbone: str,
+    classes: int,
+    *,
+    side: int,
+    objectness: bool,
+    pretrained: str | None = None,
+    seed: int = 0,
+    distilled: bool = False,
 ) -> ClassTokenViT:
     """A network to train.
 
     backbone: `tiny`, which begins from the embedded start, or a timm model name. pretrained: for timm's,
     `timm` (fetched by timm), the path of a local weights file, or None (random). side: pixels, a multiple of
-    the patch. objectness: let the embedded start say where evidence may lie. seed: of heads and tokens.
+    the patch. objectness: let the embedded start say where evidence may lie. seed: of heads and tokens. distilled:
+    whether training will teach the patch map by objectness.
     Raises ValueError for a side that does not fit, or weights that do not.
     """
     start = load_start() if objectness or backbone == TINY else None
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         trunk = _tiny(start) if backbone == TINY else _timm(backbone, pretrained)
-        model = ClassTokenViT(trunk, classes, name=backbone, side=side, start=start if objectness else None)
+        model = ClassTokenViT(
+            trunk, classes, name=backbone, side=side, start=start if objectness else None,
+            distilled=distilled and objectness,
+        )  # fmt: skip
     if side % model.patch_size:
         raise ValueError(f"side is {side}; {backbone} needs a multiple of its patch, {model.patch_size}")
     return model
@@ -244,7 +286,7 @@ def save_vit(path: Path, model: ClassTokenViT, about: Mapping[str, str]) -> str:
     """Writes weights, objectness and τ as safetensors with all that `load_vit` needs; returns the digest."""
     described = {
         "backbone": model.name, "classes": model.classes, "side": model.side,
-        "objectness": model.start is not None, "tau": model.tau.tolist(),
+        "objectness": model.start is not None, "distilled": model.distilled, "tau": model.tau.tolist(),
     }  # fmt: skip
     # one entry, since safetensors writes several in an order of chance, and equal weights must have one digest
     metadata = {METADATA: json.dumps({**about, **described}, sort_keys=True)}
@@ -263,6 +305,9 @@ def load_vit(path: Path, device: str | torch.device = "cpu") -> ClassTokenViT:
     name = str(about["backbone"])
     trunk = tiny_backbone() if name == TINY else _timm(name, None)
     start = Start() if about["objectness"] else None
-    model = ClassTokenViT(trunk, int(about["classes"]), name=name, side=int(about["side"]), start=start)
+    model = ClassTokenViT(
+        trunk, int(about["classes"]), name=name, side=int(about["side"]), start=start,
+        distilled=bool(about.get("distilled")),
+    )  # fmt: skip
     model.load_state_dict(tensors)
     return model.to(device).eval().requires_grad_(False)

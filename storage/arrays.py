@@ -117,6 +117,21 @@ def write_group(
     return {name: content_digest(value) for name, value in checked.items()}
 
 
+def write_kept(
+    place: Path | ZarrStore,
+    specs: Sequence[ArraySpec],
+    values: Mapping[str, np.ndarray],
+    attributes: Mapping[str, Any],
+    dropped: Sequence[str],
+) -> dict[str, str]:
+    """`write_group` for the arrays that are kept; of those in `dropped` the digest alone is taken."""
+    kept = [spec for spec in specs if spec.name not in dropped]
+    unkept = {spec.name: spec.check(np.asarray(values[spec.name])) for spec in specs if spec.name in dropped}
+    rest = {name: value for name, value in values.items() if name not in unkept}
+    digests = write_group(place, kept, rest, attributes)
+    return digests | {name: content_digest(value) for name, value in unkept.items()}
+
+
 def _zarr(place: Path | ZarrStore) -> str | ZarrStore:
     return str(place) if isinstance(place, Path) else place
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import io
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, fields, replace
 from typing import Literal
 
 import pyarrow as pa
@@ -118,11 +118,11 @@ def load(store: Store) -> list[ImageRow]:
     data = store.documents.read(KEY)
     if data is None:
         return []
-    records = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pylist()
-    return [
-        ImageRow(**{**record, "labels": tuple(record["labels"]), "touched": record["touched"] or 0})
-        for record in records
-    ]
+    columns = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pydict()
+    columns["labels"] = [tuple(labels) for labels in columns["labels"]]
+    columns["touched"] = [touched or 0 for touched in columns["touched"]]
+    names = [field.name for field in fields(ImageRow)]
+    return [ImageRow(*values) for values in zip(*(columns[name] for name in names), strict=True)]
 
 
 def save(store: Store, rows: Sequence[ImageRow]) -> None:
@@ -302,8 +302,19 @@ class _Book:
     def form_blocks(self, size: int) -> None:
         """Form new blocks of new images, like sizes together so that padding stays small."""
         first = 1 + max((int(row.block[1:]) for row in self.rows if row.block), default=-1)
+        # equal contents side by side, so that a block encodes them once
+        leader: dict[str, str] = {}
+        for i in self._fresh:
+            row = self.rows[i]
+            leader[row.sha256] = min(row.path, leader.get(row.sha256, row.path))
         order = sorted(
-            self._fresh, key=lambda i: (self.rows[i].height, self.rows[i].width, self.rows[i].path)
+            self._fresh,
+            key=lambda i: (
+                self.rows[i].height,
+                self.rows[i].width,
+                leader[self.rows[i].sha256],
+                self.rows[i].path,
+            ),
         )
         for n, image in enumerate(order):
             self.rows[image] = replace(self.rows[image], block=f"b{first + n // size:06d}")

@@ -14,6 +14,8 @@ from typing import Any, Protocol
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import LocalStore
 
+from storage.index import Mark, marks
+
 PARTIAL = ".partial"
 """Ending of what is being written; whatever bears it after a crash is garbage."""
 FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -54,6 +56,12 @@ class Objects(Protocol):
 
     def sizes(self, prefix: str) -> dict[str, int]:
         """Bytes of every object below `prefix`, by its key relative to that."""
+
+    def holds(self, prefix: str, wanted: Mapping[str, int]) -> bool:
+        """Whether all these objects are below `prefix`, each with so many bytes."""
+
+    def marks(self, prefix: str) -> dict[str, Mark]:
+        """Size and time of change of each block's receipt in a stage's folder."""
 
     def delete(self, key: str) -> None:
         """Remove an object, or all below it; nothing happens where there is none."""
@@ -145,6 +153,18 @@ class LocalObjects:
                 path = os.path.join(folder, name)
                 found[os.path.relpath(path, top).replace(os.sep, "/")] = os.lstat(path).st_size
         return found
+
+    def holds(self, prefix: str, wanted: Mapping[str, int]) -> bool:
+        """Whether all these objects are below `prefix`, each with so many bytes."""
+        folder = f"{self.root}/{prefix}/"
+        try:
+            return all(os.stat(folder + name).st_size == size for name, size in wanted.items())
+        except OSError:
+            return False
+
+    def marks(self, prefix: str) -> dict[str, Mark]:
+        """Size and time of change of each block's receipt in a stage's folder."""
+        return marks(self.path(prefix))
 
     def delete(self, key: str) -> None:
         """Remove an object, or a folder of them; nothing happens where there is none."""

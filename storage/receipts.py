@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from typing import TypeVar
 
+import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 
@@ -47,6 +48,11 @@ class ArrayRecord(BaseModel):
     dtype: str
     """Numpy's name."""
 
+    @classmethod
+    def of(cls, value: np.ndarray, digest: str) -> ArrayRecord:
+        """Of an array whose content has that digest."""
+        return cls(digest=digest, shape=value.shape, dtype=str(value.dtype))
+
 
 class FileRecord(BaseModel):
     """One file of a group."""
@@ -57,6 +63,11 @@ class FileRecord(BaseModel):
     """Bytes."""
     sha256: str
     """Of the bytes on disk."""
+
+    @classmethod
+    def of(cls, data: memoryview) -> FileRecord:
+        """Of a file's bytes."""
+        return cls(size=len(data), sha256=hashlib.sha256(data).hexdigest())
 
 
 class Receipt(Sealed):

@@ -20,6 +20,7 @@ from obstore.store import S3Store
 from zarr.abc.store import Store as ZarrStore
 from zarr.storage import ObjectStore
 
+from storage.index import Mark
 from storage.lock import KEY, StoreLockedError, guard, holder, next_token, sentence
 from storage.objects import StoreUnwritableError, Tag
 
@@ -115,6 +116,20 @@ class RemoteObjects:
             for page in obstore.list(self.bucket, prefix or None)
             for meta in page
         }
+
+    def holds(self, prefix: str, wanted: Mapping[str, int]) -> bool:
+        """Whether all these objects are below `prefix`, each with so many bytes."""
+        sizes = self.sizes(prefix)
+        return all(sizes.get(name) == size for name, size in wanted.items())
+
+    def marks(self, prefix: str) -> dict[str, Mark]:
+        """Size and time of change of each block's receipt in a stage's folder."""
+        found = {}
+        for meta in obstore.list_with_delimiter(self.bucket, prefix)["objects"]:
+            block, dot, rest = meta["path"].rsplit("/", 1)[-1].partition(".")
+            if (dot, rest) == (".", "json"):
+                found[block] = (meta["size"], int(meta["last_modified"].timestamp() * 1e9))
+        return dict(sorted(found.items()))
 
     def delete(self, key: str) -> None:
         """Remove an object, or all below it; nothing happens where there is none."""

@@ -13,8 +13,9 @@ from typing import Any
 import numpy as np
 from zarr.storage import MemoryStore
 
-from storage.arrays import ArraySpec, open_array, read_array, write_group
+from storage.arrays import ArraySpec, open_array, read_array, write_kept
 from storage.documents import COPIES, Documents
+from storage.index import NAME, Mark, gather, read_index, write_index
 from storage.lock import guard, writer_lock
 from storage.objects import LocalObjects, Objects
 from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
@@ -109,14 +110,30 @@ class Store:
         data = self.objects.get(f"receipts/{stage}/{block}.json")
         return None if data is None else self._parse(data, stage, block)
 
+    def previous(self, stage: str, block: str) -> Receipt | None:
+        """The receipt before the present one, or None; what it names may have been pruned since."""
+        data = self.objects.get(f"receipts/{stage}/{block}.prev.json")
+        return None if data is None else self._parse(data, stage, block)
+
     def receipts(self, stage: str) -> dict[str, Receipt]:
-        """All receipts of a stage, by block."""
-        found = {}
-        for key in self.objects.list(f"receipts/{stage}", ".json"):
-            block = Path(key).name.removesuffix(".json")
-            if "." not in block and (receipt := self.receipt(stage, block)):
-                found[block] = receipt
-        return found
+        """All receipts of a stage, by block: from the stage's index as far as that is up to date."""
+        entries, _ = self._gathered(stage)
+        parsed = {block: self._parse(text.encode(), stage, block) for block, (_, text) in entries.items()}
+        return {block: receipt for block, receipt in parsed.items() if receipt is not None}
+
+    def write_index(self, stage: str) -> None:
+        """Bring a stage's index up to date; only the holder of the writer's lock does."""
+        entries, changed = self._gathered(stage)
+        if changed:
+            self.objects.put(f"receipts/{stage}/{NAME}", write_index(entries))
+
+    def _gathered(self, stage: str) -> tuple[dict[str, tuple[Mark, str]], int]:
+        known = read_index(self.objects.get(f"receipts/{stage}/{NAME}"))
+        return gather(
+            self.objects.marks(f"receipts/{stage}"),
+            known,
+            lambda block: self.objects.get(f"receipts/{stage}/{block}.json"),
+        )
 
     def _parse(self, data: bytes, stage: str, block: str) -> Receipt | None:
         """A receipt that cannot be read, or names another block, proves nothing: as if there were none."""
@@ -128,8 +145,9 @@ class Store:
 
     def intact(self, receipt: Receipt) -> bool:
         """Whether every file that the receipt names is there with its size (contents are not read)."""
-        sizes = self.objects.sizes(receipt.group)
-        return all(sizes.get(name) == record.size for name, record in receipt.files.items())
+        return self.objects.holds(
+            receipt.group, {name: record.size for name, record in receipt.files.items()}
+        )
 
     # -- arrays -----------------------------------------------------------------------------------
 
@@ -144,11 +162,14 @@ class Store:
             raise StoreError(self._damaged(receipt, name, f"shape {value.shape}"))
         return value
 
-    def read_image(self, receipt: Receipt, name: str, row: int) -> np.ndarray:
-        """One image's part of an array, without its leading axis; reads no other image's chunks."""
+    def read_image(self, receipt: Receipt, name: str, row: int, *part: int | slice) -> np.ndarray:
+        """One image's part of an array, without its leading axis; reads no other image's chunks.
+
+        part: indices of the axes behind the first, where only a part of the image is wanted.
+        """
         self._require(receipt, name)
         try:
-            return np.asarray(open_array(self.objects.zarr(receipt.group), name)[row])
+            return np.asarray(open_array(self.objects.zarr(receipt.group), name)[(row, *part)])
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(self._damaged(receipt, name, str(error))) from error
 
@@ -184,15 +205,17 @@ class Store:
         attributes: Mapping[str, Any],
         failed: Mapping[int, str],
         seconds: float,
+        dropped: Sequence[str] = (),
     ) -> Receipt:
         """Write a block's arrays, make them durable, then rename the receipt in.
 
+        dropped: arrays that are not to be kept: the receipt says what they were, and no byte of them is written.
         attributes: stand in the Zarr group (image paths, classes), for whoever opens it alone.
         Returns the receipt. Whatever kills the process leaves the last receipt true.
         """
         self._guard()
         written: dict[str, Any] = {}
-        digests = write_group(MemoryStore(written), specs, values, attributes)
+        digests = write_kept(MemoryStore(written), specs, values, attributes, dropped)
         files = {name: memoryview(part.as_numpy_array()).cast("B") for name, part in sorted(written.items())}
         group = self.objects.write_tree(f"arrays/{stage}/{block}/{fingerprint}", ".zarr", files)
         receipt = Receipt(
@@ -201,8 +224,11 @@ class Store:
             fingerprint=fingerprint,
             reasons=dict(reasons),
             group=group,
-            arrays={name: _array_record(values[name], digest) for name, digest in digests.items()},
-            files={name: _file_record(data) for name, data in files.items()},
+            arrays={
+                name: ArrayRecord.of(np.asarray(values[name]), digest) for name, digest in digests.items()
+            },
+            files={name: FileRecord.of(data) for name, data in files.items()},
+            dropped=tuple(dropped),
             failed=dict(failed),
             seconds=round(seconds, 3),
             images=len(next(iter(values.values()))),
@@ -220,20 +246,11 @@ class Store:
         self._guard()
         known = None if before is None else self._parse(before, receipt.stage, receipt.block)
         if known is not None and before is not None and known.fingerprint != receipt.fingerprint:
-            self.objects.put(self._previous_key(receipt), before)
+            self.objects.put(f"receipts/{receipt.stage}/{receipt.block}.prev.json", before)
         if not self.objects.swap(key, seal(receipt), tag):
             raise StoreError(f"{key} was replaced by another writer; nothing was changed")
         if known is not None and known.fingerprint == receipt.fingerprint and known.group != receipt.group:
             self.objects.delete(known.group)
-
-    @staticmethod
-    def _previous_key(receipt: Receipt) -> str:
-        return f"receipts/{receipt.stage}/{receipt.block}.prev.json"
-
-    def previous(self, stage: str, block: str) -> Receipt | None:
-        """The receipt before the present one, while its arrays are kept; None where there is none."""
-        data = self.objects.get(f"receipts/{stage}/{block}.prev.json")
-        return None if data is None else self._parse(data, stage, block)
 
     def restore(self, stage: str, block: str, fingerprint: str) -> Receipt | None:
         """Take the arrays before the present ones back, if they were made from just this; None where not."""
@@ -328,11 +345,3 @@ class Store:
         if merged != self.classes():
             self.write_json("classes.json", merged)
         return merged
-
-
-def _array_record(value: np.ndarray, digest: str) -> ArrayRecord:
-    return ArrayRecord(digest=digest, shape=np.shape(value), dtype=str(np.asarray(value).dtype))
-
-
-def _file_record(data: Any) -> FileRecord:
-    return FileRecord(size=len(data), sha256=hashlib.sha256(data).hexdigest())

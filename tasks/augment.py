@@ -7,7 +7,7 @@ from itertools import cycle
 from typing import Literal
 
 import numpy as np
-from segment_anything.utils.transforms import ResizeLongestSide
+from PIL import Image
 
 from storage.arrays import ArraySpec
 from tasks.stage import Arrays, Stage
@@ -62,10 +62,10 @@ def sam_input(image: np.ndarray, side: int) -> np.ndarray:
 
     image: (y, x, channel=3) uint8 RGB. Returns (y, x, channel) uint8, the longest side `side` pixels.
     """
-    height, width = ResizeLongestSide.get_preprocess_shape(image.shape[0], image.shape[1], side)
+    height, width = input_extent((image.shape[0], image.shape[1]), side)
     if min(height, width) < 1:
         raise ValueError(f"an image of {image.shape[:2]} is too narrow for SAM's input of {side} pixels")
-    return np.asarray(ResizeLongestSide(side).apply_image(image))
+    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def image_rng(seed: int, sha256: np.ndarray, *more: int) -> np.random.Generator:
@@ -148,9 +148,9 @@ def _windows(scales: Sequence[float], scale_mode: ScaleMode) -> dict[float, tupl
 
 
 def input_extent(extent: Extent, side: int) -> Extent:
-    """Height and width of a view's image within SAM's input of `side` pixels."""
-    height, width = ResizeLongestSide.get_preprocess_shape(extent[0], extent[1], side)
-    return height, width
+    """Height and width of a view's image within SAM's input of `side` pixels, rounded as the predictor does."""
+    scale = side / max(extent)
+    return int(extent[0] * scale + 0.5), int(extent[1] * scale + 0.5)
 
 
 STAGE = Stage(

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from models.cams import activate, smoothed_maximum
-from models.vit import ClassTokenViT
 from storage.arrays import ArraySpec
 from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from models.vit import ClassTokenViT
 
 UNKNOWN = 255
 
@@ -21,6 +23,8 @@ def normalised(cam: np.ndarray, tau: float) -> np.ndarray:
     class. Divided by the larger of this image's smoothed maximum and τ_c / 2: plain min-max would hang on one
     outlier, and would always make some pixel 1, however weak the evidence.
     """
+    from models.cams import smoothed_maximum
+
     scale = max(smoothed_maximum(cam), 0.5 * tau)
     return np.clip(cam / scale, 0, 1) if scale > 0 else np.zeros_like(cam)
 
@@ -64,6 +68,8 @@ def _one_image(
     flip: bool,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(slot, y, x) float16 normalised CAM and (class,) float32 scores of one image without padding."""
+    from models.cams import activate
+
     seen = activate(model, image, scales=scales, flip=flip, precision=precision)
     slots = np.zeros((len(slot_class), *image.shape[:2]), np.float16)
     for slot, which in enumerate(slot_class):
@@ -108,7 +114,7 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=1,
+    version=2,
     function=cam,
     reads=("image", "size", "label", "slot_class"),
     writes=(

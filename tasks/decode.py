@@ -5,18 +5,21 @@ from __future__ import annotations
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from segment_anything.modeling import Sam
-from segment_anything.utils.transforms import ResizeLongestSide
 
-from models.tiny_sam import decode_groups
 from tasks.augment import input_extent
 from tasks.views import Extent, View
 
-PRECISIONS = {"float32": torch.float32, "bfloat16": torch.bfloat16}
+if TYPE_CHECKING:
+    import torch
+    from segment_anything.modeling import Sam
+
+SMALL = 512
+"""Side in pixels up to which masks are resized by two matrix products instead of pixel by pixel."""
 
 
 @dataclass(frozen=True)
@@ -65,14 +68,12 @@ def decode(
     *,
     multimask: bool = True,
     batch: int = 32,
-    precision: str = "float32",
 ) -> list[Decoded]:
     """SAM's answers to the prompts of one image, in their order.
 
     features: (view, d, h, w) float32, SAM's embedding of each view; prompts: in any order; extents: of each
-    view's image. multimask: SAM's three masks, or its single one; batch: most prompts a call; precision:
-    float32 or bfloat16, of the decoder. Only prompts with as many points, and all or none with a box and a soft
-    mask, share a call: padding would change the answer.
+    view's image. multimask: SAM's three masks, or its single one; batch: most prompts a call. Only prompts with
+    as many points, and all or none with a box and a soft mask, share a call: padding would change the answer.
     """
     side = model.image_encoder.img_size
     placed = [in_input_frame(prompt, extents[prompt.view], side) for prompt in prompts]
@@ -83,37 +84,29 @@ def decode(
     for group in groups.values():
         for start in range(0, len(group), batch):
             part = group[start : start + batch]
-            answers |= zip(
-                part, _decode(model, features, [placed[i] for i in part], multimask, precision), strict=True
-            )
+            answers |= zip(part, _decode(model, features, [placed[i] for i in part], multimask), strict=True)
     return [answers[i] for i in range(len(prompts))]
 
 
-def _decode(
-    model: Sam, features: torch.Tensor, prompts: Sequence[Prompt], multimask: bool, precision: str
-) -> list[Decoded]:
+def _decode(model: Sam, features: torch.Tensor, prompts: Sequence[Prompt], multimask: bool) -> list[Decoded]:
     """One call of the decoder, for prompts of equal shape."""
+    import torch
+
+    from models.sam_decoder import answer_prompts
+
     points = torch.from_numpy(np.stack([prompt.points for prompt in prompts])).float()  # (g, point, 3)
     boxes = [prompt.box for prompt in prompts if prompt.box is not None]
     masks = [prompt.dense for prompt in prompts if prompt.dense is not None]
-    owner = torch.tensor([prompt.view for prompt in prompts], device=model.device)
-    with (
-        torch.inference_mode(),
-        torch.autocast(model.device.type, PRECISIONS[precision], enabled=precision != "float32"),
-    ):
-        logits, iou = decode_groups(
-            model,
-            features,
-            owner,
-            (points[..., :2].to(model.device), points[..., 2].int().to(model.device)),
-            torch.from_numpy(np.stack(boxes)).float().to(model.device) if boxes else None,
-            torch.from_numpy(np.stack(masks))[:, None].to(model.device) if masks else None,
-        )
-    kept = slice(1, None) if multimask else slice(0, 1)
-    return [
-        Decoded(a, b)
-        for a, b in zip(logits[:, kept].float(), iou[:, kept].float().cpu().numpy(), strict=True)
-    ]
+    logits, iou = answer_prompts(
+        model,
+        features,
+        torch.tensor([prompt.view for prompt in prompts], device=model.device),
+        (points[..., :2].to(model.device), points[..., 2].int().to(model.device)),
+        torch.from_numpy(np.stack(boxes)).float().to(model.device) if boxes else None,
+        torch.from_numpy(np.stack(masks))[:, None].to(model.device) if masks else None,
+        multimask=multimask,
+    )
+    return [Decoded(a, b) for a, b in zip(logits, iou.cpu().numpy(), strict=True)]
 
 
 def in_input_frame(prompt: Prompt, extent: Extent, side: int) -> Prompt:
@@ -122,10 +115,11 @@ def in_input_frame(prompt: Prompt, extent: Extent, side: int) -> Prompt:
     extent: of the view's image; side: of SAM's input, in pixels. The predictor multiplies by W'/W and leaves
     out the half pixel; so do we, for its masks are to be ours.
     """
-    transform = ResizeLongestSide(side)
+    height, width = input_extent(extent, side)
+    ratio = np.array([width / extent[1], height / extent[0]])
     points = prompt.points.astype(np.float64)
-    points[:, :2] = transform.apply_coords(points[:, :2], extent)
-    box = None if prompt.box is None else transform.apply_boxes(prompt.box, extent)[0]
+    points[:, :2] *= ratio
+    box = None if prompt.box is None else np.asarray(prompt.box, np.float64) * np.tile(ratio, 2)
     return replace(prompt, points=points, box=box)
 
 
@@ -134,7 +128,31 @@ def view_masks(model: Sam, logits: torch.Tensor, view: View, size: Extent) -> np
 
     logits: (choice, 4h, 4w) float32; size: the image's extent. Returns (choice, y, x) bool on the view's grid.
     """
-    inner = input_extent(view.extent(size), model.image_encoder.img_size)
+    import torch
+
+    side, grid = model.image_encoder.img_size, view.grid(size)
+    inner = input_extent(view.extent(size), side)
     with torch.inference_mode():
-        full = model.postprocess_masks(logits[None], inner, view.grid(size))[0]  # (choice, y, x)
+        if max(grid) > SMALL:
+            full = model.postprocess_masks(logits[None], inner, grid)[0]  # (choice, y, x)
+        else:
+            rows, columns = (
+                _resize(logits.shape[1 + axis], side, inner[axis], grid[axis], logits.device)
+                for axis in (0, 1)
+            )
+            full = rows @ logits @ columns.T
         return np.asarray((full > model.mask_threshold).cpu().numpy())
+
+
+@lru_cache(maxsize=128)
+def _resize(low: int, side: int, inner: int, target: int, device: torch.device) -> torch.Tensor:
+    """One axis of SAM's way from a mask's resolution to an image's, as a matrix: (target, low) float32.
+
+    Up to the input's `side`, cut to the `inner` pixels that the image fills, then to `target` pixels.
+    """
+    import torch
+    from torch.nn import functional
+
+    unit = torch.eye(low, device=device)[None]  # (1, low, low)
+    wide = functional.interpolate(unit, side, mode="linear", align_corners=False)[..., :inner]
+    return functional.interpolate(wide, target, mode="linear", align_corners=False)[0].T.contiguous()

@@ -1,30 +1,114 @@
-"""Labels as indexed PNGs, under the images' own names and folders."""
+"""Labels as files: what every format shares, and the plain one, an indexed PNG under the image's own name."""
 
 from __future__ import annotations
 
-import colorsys
-from collections.abc import Sequence
+import json
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from typing import Any, Literal
 
 import numpy as np
 from PIL import Image
 
+from storage.pixels import read_header
+from tasks.palette import palette
+
 CLASSES = "classes.txt"
+UNKNOWN = 255
+Images = Literal["copy", "link", "none"]
+"""Whether images lie beside their labels: copies, symbolic links, or not at all."""
 
 
 class ExportError(ValueError):
     """The labels cannot be written as asked; the message says why."""
 
 
-def palette() -> list[int]:
-    """768 numbers, RGB of every index: background black, neighbours far apart in hue, 255 white."""
-    colours = [(0.0, 0.0, 0.0)]
-    # the golden ratio keeps any number of hues apart; light and strength vary for those who see few hues
-    colours += [
-        colorsys.hsv_to_rgb(0.58 + n * 0.618034, 0.9 - 0.3 * (n % 2), 1 - 0.25 * (n % 3)) for n in range(254)
-    ]
-    colours.append((1.0, 1.0, 1.0))
-    return [round(255 * value) for colour in colours for value in colour]
+@dataclass(frozen=True)
+class Sample:
+    """One image with the label that counts.
+
+    name: its path relative to the image folder; file: where it lies; label: (y, x) uint8 label map; part: of the
+    split, such as `train`; array: gives any of its arrays by name, in its true extent.
+    """
+
+    name: str
+    file: Path
+    label: np.ndarray
+    part: str
+    array: Callable[[str], np.ndarray]
+
+
+@dataclass(frozen=True)
+class Target:
+    """Where and how to write.
+
+    out: the folder; classes: names from index 1; images: see Images; names: of all samples that will come; parts:
+    of the split, in order.
+    """
+
+    out: Path
+    classes: tuple[str, ...]
+    images: Images
+    names: tuple[str, ...]
+    parts: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Format:
+    """One way to write labels.
+
+    name: as `--format` has it; summary: a line for people; write: takes the samples, one at a time, and returns
+    sentences to tell the user; images: what it does about images where the user does not say.
+    """
+
+    name: str
+    summary: str
+    write: Callable[[Iterable[Sample], Target], list[str]]
+    images: Images = "copy"
+
+
+# -- names ------------------------------------------------------------------------------------------------
+
+
+def label_path(out: Path, images: Sequence[str], suffix: str = ".png") -> dict[str, Path]:
+    """Where each image's label goes: its own folder and name with another ending.
+
+    images: paths relative to the image folder. Raises ExportError where two would get the same file.
+    """
+    targets = {image: out / PurePosixPath(image).with_suffix(suffix) for image in images}
+    _refuse_twins(targets)
+    return targets
+
+
+def flat_names(images: Sequence[str]) -> dict[str, str]:
+    """A name without folder and ending for each image, for formats that know no folders: a/b.png is a__b.
+
+    Raises ExportError where two would get the same.
+    """
+    names = {image: "__".join(PurePosixPath(image).with_suffix("").parts) for image in images}
+    _refuse_twins(names)
+    return names
+
+
+def _refuse_twins(targets: Mapping[str, object]) -> None:
+    taken: dict[object, str] = {}
+    for image, target in targets.items():
+        if target in taken:
+            raise ExportError(f"{taken[target]} and {image} would both become {target}; rename one of them")
+        taken[target] = image
+
+
+# -- files ------------------------------------------------------------------------------------------------
+
+
+def _save(image: Image.Image, path: Path, **how: Any) -> None:
+    """Write a picture whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    image.save(partial, **how)
+    partial.replace(path)
 
 
 def label_png(label: np.ndarray, path: Path) -> None:
@@ -34,24 +118,53 @@ def label_png(label: np.ndarray, path: Path) -> None:
     """
     image = Image.fromarray(np.ascontiguousarray(label))
     image.putpalette(palette())
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_name(path.name + ".partial")
-    image.save(partial, format="PNG")
-    partial.replace(path)
+    _save(image, path, format="PNG")
 
 
-def label_path(out: Path, images: Sequence[str]) -> dict[str, Path]:
-    """Where each image's label goes: its own folder and name, ending in .png.
+def grey_png(label: np.ndarray, path: Path) -> None:
+    """Write a map as a grey PNG without a palette, which some loaders would turn into colours.
 
-    images: paths relative to the image folder. Raises ExportError where two would get the same file.
+    label: (y, x) uint8, or uint16 for 16 bits.
     """
-    taken: dict[Path, str] = {}
-    for image in images:
-        target = out / PurePosixPath(image).with_suffix(".png")
-        if target in taken:
-            raise ExportError(f"{taken[target]} and {image} would both become {target}; rename one of them")
-        taken[target] = image
-    return {image: target for target, image in taken.items()}
+    _save(Image.fromarray(np.ascontiguousarray(label)), path, format="PNG")
+
+
+def jpeg(sample: Sample, path: Path) -> None:
+    """Write an image as JPEG, for loaders that know nothing else: a JPEG as it is, the rest at quality 95."""
+    if _upright(sample.file, ("JPEG",)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample.file, path)
+    else:
+        _save(Image.fromarray(sample.array("image")), path, format="JPEG", quality=95, subsampling=0)
+
+
+def place_image(sample: Sample, path: Path, images: Images) -> Path:
+    """Put an image beside its label, and return where it is.
+
+    path: without the image's ending. A file that is shown turned (EXIF) is written upright, as a PNG, or tools
+    that know no EXIF would lay its label across it.
+    """
+    if images == "none":
+        return sample.file
+    if not _upright(sample.file, ("PNG", "JPEG", "BMP", "TIFF")):
+        target = path.with_name(path.name + ".png")
+        _save(Image.fromarray(sample.array("image")), target, format="PNG")
+        return target
+    target = path.with_name(path.name + sample.file.suffix)
+    target.parent.mkdir(parents=True, exist_ok=True)
+    target.unlink(missing_ok=True)
+    if images == "link":
+        target.symlink_to(sample.file.resolve())
+    else:
+        shutil.copyfile(sample.file, target)
+    return target
+
+
+def _upright(file: Path, formats: tuple[str, ...]) -> bool:
+    """Whether a file is of one of the formats and needs no turning."""
+    header = read_header(file)
+    with Image.open(file) as image:
+        return header.format in formats and image.getexif().get(0x0112, 1) == 1
 
 
 def write_classes(out: Path, names: Sequence[str]) -> None:
@@ -61,3 +174,31 @@ def write_classes(out: Path, names: Sequence[str]) -> None:
             raise ExportError(f"class {name!r} holds a line break; rename its folder or label")
     out.mkdir(parents=True, exist_ok=True)
     (out / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+
+
+def write_json(path: Path, value: Any, indent: int | None = None) -> None:
+    """Write a JSON document whole or not at all."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
+    partial.replace(path)
+
+
+def write_lines(path: Path, lines: Iterable[str]) -> None:
+    """Write lines of text, each ended."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+
+
+# -- the plain format -------------------------------------------------------------------------------------
+
+
+def write_png(samples: Iterable[Sample], target: Target) -> list[str]:
+    """P as indexed PNGs under the images' own names and folders."""
+    paths = label_path(target.out, target.names)
+    for sample in samples:
+        label_png(sample.label, paths[sample.name])
+    return []
+
+
+FORMATS = (Format("png", "indexed PNGs under the images' own names and folders", write_png, "none"),)

@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+from typing import TYPE_CHECKING
+
 import numpy as np
 
-from models.fusion import Fusion, Precision, fold_of, heard, probabilities
 from storage.arrays import ArraySpec
 from tasks.stage import Arrays, Stage
+
+if TYPE_CHECKING:
+    from models.fusion import Fusion, Precision
 
 UNKNOWN = 255
 
@@ -42,6 +46,8 @@ def fuse(
     Returns arrays as declared in STAGE. An image without a label is background everywhere; its confidence is
     1 − the highest score, as only the classifier can speak against the label.
     """
+    from models.fusion import fold_of, heard, probabilities
+
     count, rows, columns = image.shape[:3]
     p = np.full((count, rows, columns), UNKNOWN, np.uint8)
     confidence = np.zeros((count, rows, columns), np.float16)

@@ -3,18 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 import cv2
 import numpy as np
-import torch
-from segment_anything.modeling import Sam
 
 from storage.arrays import ArraySpec
 from tasks.decode import Decoded, Prompt, decode, soft_mask, view_masks
 from tasks.stage import Arrays, Stage
-from tasks.views import Extent, View
+from tasks.views import Extent, View, Window
+
+if TYPE_CHECKING:
+    from segment_anything.modeling import Sam
 
 NONE = 255
 """No vote; no choice."""
@@ -51,9 +53,12 @@ def mask(
     choose from, or SAM's single one. low: CAM value from which a pixel may belong to a piece. margin: what is
     seen as the piece's neighbourhood, in lengths of its box on each side. growth: a mask of more than that
     many times the dilated piece is rejected. batch: most prompts a call of the decoder.
-    model: SAM in evaluation mode; precision: of the decoder's arithmetic.
+    model: SAM in evaluation mode; precision: of the encoder's arithmetic: the decoder, a small part of the
+    work, always calculates in float32.
     Returns arrays as declared in STAGE.
     """
+    import torch
+
     images, slots, pieces, views = point.shape[:4]
     out: Arrays = {
         "mask": np.full((images, slots, views, *cam.shape[2:]), NONE, np.uint8),
@@ -67,17 +72,14 @@ def mask(
         prompts = list(
             image_prompts(model, point[n], box[n], heat, seen, slot_class[n], boxes=boxes, dense=dense)
         )
-        features = torch.from_numpy(embedding[n].astype(np.float32)).to(model.device)
+        features = torch.from_numpy(embedding[n]).to(model.device).float()
         extents = [each.extent((height, width)) for each in seen]
-        decoded = decode(
-            model, features, prompts, extents, multimask=multimask, batch=batch, precision=precision
-        )
+        decoded = decode(model, features, prompts, extents, multimask=multimask, batch=batch)
         judge = Judge(model, seen, (height, width), low, margin, growth)
         for s in sorted({prompt.slot for prompt in prompts}):
             answers = [(p, d) for p, d in zip(prompts, decoded, strict=True) if p.slot == s]
-            votes, iou, choice = judge.slot(answers, box[n, s], heat[s])
-            out["mask"][n, s, :, :height, :width] = votes
-            out["iou"][n, s], out["choice"][n, s] = iou, choice
+            votes = out["mask"][n, s, :, :height, :width]
+            out["iou"][n, s], out["choice"][n, s] = judge.slot(answers, box[n, s], heat[s], votes)
     return out
 
 
@@ -110,6 +112,27 @@ Answer = tuple[Prompt, Decoded]
 
 
 @dataclass(frozen=True)
+class Found:
+    """What a view's answer about a piece shows of the image.
+
+    view: its index; window: the part of the image that it shows; packed: (choice, rows, columns / 8) uint8, SAM's
+    masks there as bits; area: (choice,) their pixels over those of the dilated piece there; agreement: (choice,)
+    with the CAM; iou: (choice,), as SAM predicts it.
+    """
+
+    view: int
+    window: Window
+    packed: np.ndarray
+    area: np.ndarray
+    agreement: np.ndarray
+    iou: np.ndarray
+
+    def mask(self, choice: int) -> np.ndarray:
+        """(rows, columns) bool, in the window."""
+        return np.unpackbits(self.packed[choice], axis=-1, count=self.window.width).view(bool)
+
+
+@dataclass(frozen=True)
 class Judge:
     """Chooses among SAM's masks of one image, and counts them as votes.
 
@@ -125,58 +148,74 @@ class Judge:
     growth: float
 
     def slot(
-        self, answers: Sequence[Answer], boxes: np.ndarray, heat: np.ndarray
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        self, answers: Sequence[Answer], boxes: np.ndarray, heat: np.ndarray, votes: np.ndarray
+    ) -> tuple[np.ndarray, np.ndarray]:
         """Votes for one slot: the union of its pieces' masks, in each view.
 
         answers: all of the slot; boxes: (piece, corner=4) float32, NaN where not bounded; heat: (y, x) float32.
-        Returns votes (view, y, x) uint8 {0, 1, 255 no vote}; predicted IoU (piece, view) float32, NaN unused;
-        choice (piece,) uint8, 255 where unused or rejected.
+        votes: (view, y, x) uint8, all 255 (no vote), into which 0 and 1 are written.
+        Returns predicted IoU (piece, view) float32, NaN unused; choice (piece,) uint8, 255 unused or rejected.
         """
-        votes = np.where(self._seen(range(len(self.views))), np.uint8(0), np.uint8(NONE))  # (view, y, x)
+        for j, view in enumerate(self.views):
+            votes[j][view.shown(self.size).slices] = 0
         iou = np.full((len(boxes), len(self.views)), np.nan, np.float32)
         choice = np.full(len(boxes), NONE, np.uint8)
         for p in sorted({prompt.piece for prompt, _ in answers}):
             asked = [answer for answer in answers if answer[0].piece == p]
-            views = [prompt.view for prompt, _ in asked]
-            self._silence(votes, boxes[p], views)
-            masks = self._masks(asked)  # (asked, choice, y, x)
-            chosen = self.choose(masks, asked, boxes[p], heat)
+            self._silence(votes, boxes[p], [prompt.view for prompt, _ in asked])
+            found = self._found(asked, boxes[p], heat)
+            chosen = self._choose(found, bounded=bool(np.isfinite(boxes[p]).all()))
             if chosen is not None:
-                votes[views] = np.where(masks[:, chosen], np.uint8(1), votes[views])
-                iou[p, views] = [decoded.iou[chosen] for _, decoded in asked]
                 choice[p] = chosen
-        return votes, iou, choice
+                for each in found:
+                    votes[each.view][each.window.slices][each.mask(chosen)] = 1
+                    iou[p, each.view] = each.iou[chosen]
+        return iou, choice
 
-    def choose(
-        self, masks: np.ndarray, asked: Sequence[Answer], box: np.ndarray, heat: np.ndarray
-    ) -> int | None:
+    def _choose(self, found: Sequence[Found], *, bounded: bool) -> int | None:
         """One of SAM's masks of a piece for all views, or flips of the choice would pose as entropy.
 
-        argmax over the choices of the mean over views of predicted IoU × soft Jaccard with the CAM, near the
-        piece and within the view. A choice larger than `growth` times the dilated piece is out; None where all
-        are. masks: (asked, choice, y, x) bool; box: (corner=4,), NaN for a piece that is only marked, which is
-        compared with the whole CAM and never rejected: the user has seen it.
+        argmax over the choices of the mean over views of predicted IoU × agreement with the CAM. A choice larger
+        than `growth` times the dilated piece is out; None where all are. bounded: false for a piece that is only
+        marked, which is never rejected: the user has seen it.
         """
-        seen = self._seen([prompt.view for prompt, _ in asked])  # (asked, y, x)
-        near = self._near(box, self.margin)
-        trust = np.clip([decoded.iou for _, decoded in asked], 0, 1)  # (asked, choice)
-        agreement = soft_jaccard(masks[..., *near], (heat * seen)[:, None, *near])
-        score = (trust * agreement).mean(0)  # (choice,)
-        if np.isfinite(box).all():
-            score[self._growth(masks, seen, box, heat) > self.growth] = -1
+        score = np.mean([np.clip(each.iou, 0, 1) * each.agreement for each in found], 0)  # (choice,)
+        if bounded:
+            score[np.mean([each.area for each in found], 0) > self.growth] = -1
         best = int(score.argmax())
         return best if score[best] >= 0 else None
 
-    def _growth(self, masks: np.ndarray, seen: np.ndarray, box: np.ndarray, heat: np.ndarray) -> np.ndarray:
-        """Area of each choice over that of the dilated piece in the same view, mean over views: (choice,)."""
+    def _found(self, asked: Sequence[Answer], box: np.ndarray, heat: np.ndarray) -> list[Found]:
+        """SAM's masks of a piece, back in the image's frame, measured and packed one view at a time.
+
+        A marked piece, whose box is NaN, is compared with the whole CAM.
+        """
+        near, grown = self._near(box, self.margin), self._grown(box, heat)
+        found = []
+        for prompt, decoded in asked:
+            view = self.views[prompt.view]
+            window = view.shown(self.size)
+            masks = view.upright(view_masks(self.model, decoded.logits, view, self.size), self.size)
+            here, there = _common(near, window)
+            found.append(
+                Found(
+                    prompt.view,
+                    window,
+                    np.packbits(masks, axis=-1),
+                    masks.sum((1, 2)) / max(1, int(grown[window.slices].sum())),
+                    soft_jaccard(masks[..., *there], heat[here]),
+                    decoded.iou,
+                )
+            )
+        return found
+
+    def _grown(self, box: np.ndarray, heat: np.ndarray) -> np.ndarray:
+        """The piece in a box, dilated: (y, x) bool."""
         piece = np.zeros(self.size, np.uint8)
         inside = self._near(box, 0)
         piece[inside] = heat[inside] >= self.low * heat.max()
         radius = max(2, round(DILATION * max(self.size)))
-        grown = cv2.dilate(piece, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)) > 0
-        room = np.maximum((grown & seen).sum((1, 2)), 1)  # (asked,)
-        return np.asarray((masks.sum((2, 3)) / room[:, None]).mean(0))
+        return cv2.dilate(piece, np.ones((2 * radius + 1, 2 * radius + 1), np.uint8)) > 0
 
     def _near(self, box: np.ndarray, margin: float) -> tuple[slice, slice]:
         """Rows and columns of a box, grown by `margin` of its longer side; of all the image where it is NaN."""
@@ -186,7 +225,8 @@ class Judge:
         x0, y0, x1, y1 = box.tolist()
         reach = margin * (1 + max(x1 - x0, y1 - y0))
         top, left = max(0, math.floor(y0 - reach)), max(0, math.floor(x0 - reach))
-        return slice(top, math.floor(y1 + reach) + 1), slice(left, math.floor(x1 + reach) + 1)
+        bottom, right = min(height, math.floor(y1 + reach) + 1), min(width, math.floor(x1 + reach) + 1)
+        return slice(top, bottom), slice(left, right)
 
     def _silence(self, votes: np.ndarray, box: np.ndarray, asked: Sequence[int]) -> None:
         """A view that was not asked about a piece, as it shows too little of it, casts no vote in its box."""
@@ -195,22 +235,16 @@ class Judge:
             part = votes[:, *self._near(box, 0)]
             part[others] = np.where(part[others] == 0, np.uint8(NONE), part[others])
 
-    def _seen(self, views: Iterable[int]) -> np.ndarray:
-        """Which pixels of the image each view shows: (view, y, x) bool."""
-        out = []
-        for j in views:
-            whole = np.ones(self.views[j].grid(self.size), bool)
-            out.append(self.views[j].invert_map(whole, self.size, fill=0))
-        return np.stack(out)
 
-    def _masks(self, asked: Sequence[Answer]) -> np.ndarray:
-        """SAM's masks of some prompts, back in the image's frame: (asked, choice, y, x) bool."""
-        out = []
-        for prompt, decoded in asked:
-            view = self.views[prompt.view]
-            seen = view_masks(self.model, decoded.logits, view, self.size)
-            out.append(view.invert_map(seen, self.size, fill=0))
-        return np.stack(out)
+def _common(near: tuple[slice, slice], window: Window) -> tuple[tuple[slice, slice], tuple[slice, slice]]:
+    """What two rectangles share: in the image's frame, and within the window."""
+    here, there = [], []
+    for a, b, start in zip(near, window.slices, (window.top, window.left), strict=True):
+        low = max(a.start, b.start)
+        high = max(low, min(a.stop, b.stop))
+        here.append(slice(low, high))
+        there.append(slice(low - start, high - start))
+    return (here[0], here[1]), (there[0], there[1])
 
 
 def soft_jaccard(mask: np.ndarray, heat: np.ndarray) -> np.ndarray:

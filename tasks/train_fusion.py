@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from models.fusion import Precision
-from models.fusion_patches import Record
-from models.train_fusion import FusionRecipe, train_fusion
+if TYPE_CHECKING:
+    from models.fusion import Precision
+    from models.fusion_patches import Record
 
 READS = (
     "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "reliability", "sha256",
@@ -34,6 +34,8 @@ def train(
     report: of `models.train_fusion.train_fusion`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to learn from.
     """
+    from models.train_fusion import FusionRecipe, train_fusion
+
     return train_fusion(
         records, FusionRecipe(**recipe), out=out, state=state, device=device, precision=precision,
         threads=threads, report=report,

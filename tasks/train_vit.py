@@ -8,8 +8,6 @@ from typing import Any
 
 import numpy as np
 
-from models.train_vit import Recipe, train_vit
-
 
 def train(
     records: Iterable[Mapping[str, np.ndarray]],
@@ -29,6 +27,8 @@ def train(
     out, state, device, precision, threads, report: of `models.train_vit.train_vit`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to train on.
     """
+    from models.train_vit import Recipe, train_vit
+
     pairs = [(record["image"], record["label"]) for record in records]
     classes = max((len(label) for _, label in pairs), default=0)
     if classes == 0:

@@ -29,6 +29,11 @@ class Window(NamedTuple):
     height: int
     width: int
 
+    @property
+    def slices(self) -> tuple[slice, slice]:
+        """Its rows and columns in the image's frame; only where it does not reach beyond the image."""
+        return slice(self.top, self.top + self.height), slice(self.left, self.left + self.width)
+
 
 @dataclass(frozen=True)
 class View:
@@ -77,6 +82,13 @@ class View:
         below, right = divmod(self.window - 1, 2)
         return Window(below * (height - part[0]), right * (width - part[1]), *part)
 
+    def shown(self, size: Extent) -> Window:
+        """The part of an image of that size that it shows."""
+        window = self.frame(size)
+        top, left = max(window.top, 0), max(window.left, 0)
+        bottom, right = min(window.top + window.height, size[0]), min(window.left + window.width, size[1])
+        return Window(top, left, bottom - top, right - left)
+
     def grid(self, size: Extent) -> Extent:
         """Extent of its window, turned, at the image's own resolution: that of every map in its frame."""
         window = self.frame(size)
@@ -121,14 +133,23 @@ class View:
         values: (..., y, x) of any dtype on `grid`; size: the image's extent; fill: the value outside the view.
         Returns (..., height, width). Raises ValueError where `values` has another extent.
         """
+        shown = self.shown(size)
+        return _cut(self.upright(values, size), Window(-shown.top, -shown.left, *size), fill)
+
+    def upright(self, values: np.ndarray, size: Extent) -> np.ndarray:
+        """Maps of this view, turned back and cut to what it shows of the image; nothing is copied.
+
+        values and errors as of `invert_map`. Returns (..., rows, columns) of `shown`.
+        """
         if values.shape[-2:] != self.grid(size):
             raise ValueError(
                 f"{self}: a map of {values.shape[-2:]}, expected {self.grid(size)} for an image of {size}"
             )
         upright = np.rot90(values, -self.turns, (-2, -1))
         upright = upright[..., ::-1] if self.flip else upright
-        window = self.frame(size)
-        return _cut(upright, Window(-window.top, -window.left, *size), fill)
+        window, shown = self.frame(size), self.shown(size)
+        part = Window(shown.top - window.top, shown.left - window.left, shown.height, shown.width)
+        return upright[..., *part.slices]
 
     def _orient(self, values: np.ndarray, axes: tuple[int, int]) -> np.ndarray:
         mirrored = np.flip(values, axes[1]) if self.flip else values

@@ -9,7 +9,8 @@ import pytest
 
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
-    "init", "run", "plan", "rerun", "verify", "prune", "rollback", "status", "evaluate", "export", "show", "demo"
+    "init", "run", "plan", "rerun", "verify", "prune", "rollback", "status", "evaluate", "export", "import", "show",
+    "browse", "report", "demo",
 )  # fmt: skip
 
 
@@ -60,6 +61,9 @@ def test_every_command_has_help_with_an_example(name):
         ("rollback", "none.store", "vit"),
         ("rerun", "none.store", "--stage", "mask"),
         ("export", "none.store", "out"),
+        ("import", "none.store", "a.zip", "--format", "cvat"),
+        ("browse", "none.store", "--no-show"),
+        ("report", "none.store"),
         ("evaluate", "none.store", "--masks", "none"),
         ("show", "none.store", "a.png", "--out", "a.png"),
         ("init", "none", "--out", "c.yaml", "--store", "s"),
@@ -71,3 +75,12 @@ def test_an_error_is_a_sentence_without_a_traceback(words, tmp_path):
     assert "Traceback" not in result.stderr
     assert result.stderr.startswith("bluemask: ")
     assert "none" in result.stderr
+
+
+def test_the_page_of_commands_is_what_the_command_line_says():
+    import bluemask as program
+    from flows.reference import reference
+
+    page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
+    assert page == reference(program.app), "run `make docs`"
+    assert all(f"## bluemask {name}\n" in page for name in COMMANDS)

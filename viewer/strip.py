@@ -18,6 +18,7 @@ from matplotlib.patches import Patch, Rectangle
 
 from tasks.views import View
 from viewer import style
+from viewer.panels import describe
 
 UNKNOWN = 255
 VIEWS = 3
@@ -304,17 +305,10 @@ def _draw_view(axes: Axes, row: StripRow, n: int) -> None:
     axes.text(
         0.5,
         -0.03,
-        _describe(view),
+        describe(view),
         transform=axes.transAxes,
         size=6,
         color=style.QUIET,
         ha="center",
         va="top",
     )
-
-
-def _describe(view: View) -> str:
-    parts = ["mirrored"] if view.flip else []
-    parts += [f"{90 * view.turns}°"] if view.turns else []
-    parts += [f"×{view.scale:g}"] if view.scale != 1 else []
-    return " · ".join(parts) or "as it is"

@@ -43,7 +43,7 @@ def started(site, **more):
     )  # fmt: skip
 
 
-def until(condition, seconds=200.0):
+def until(condition, seconds=500.0):
     end = time.monotonic() + seconds
     while time.monotonic() < end:
         if found := condition():
@@ -97,7 +97,7 @@ def test_a_killed_run_leaves_no_server(fresh):
         server = until(lambda: server_of(process.pid))
         process.kill()
         process.wait()
-        until(lambda: not alive(server), 30)
+        until(lambda: not alive(server), 60)
 
 
 def test_dask_with_two_workers_one_killed(fresh, whole, tell):

@@ -113,7 +113,7 @@ def test_a_removed_image_redoes_nothing_and_leaves_the_outputs(site):
     (site.images / "dent" / "001.png").unlink()
     assert site.finish() == {}
     out = site.root / "labels"
-    assert site.command("export", str(site.store.root), str(out)).returncode == 0
+    assert site.call("export", str(site.store.root), str(out)).returncode == 0
     assert not (out / "dent" / "001.png").exists()
     assert len(list(out.rglob("*.png"))) == 13
 
@@ -152,10 +152,23 @@ def test_what_is_not_kept_is_made_when_needed(site):
     assert site.digests() == before
 
 
+def test_embeddings_that_are_not_kept_are_decoded_in_the_pass_that_makes_them(site):
+    before = site.digests()
+    site.change(keep={"augmented": False, "embedding": False})
+    for stage in ("augment", "embed", "mask"):
+        for folder in ("receipts", "arrays"):
+            shutil.rmtree(site.store.root / folder / stage)
+    assert site.finish() == {"augment": 4, "mask": 4}
+    assert site.digests() == before, "the same embeddings, and masks, as with a copy on disk"
+    assert not list(site.store.root.glob("arrays/embed/**/embedding"))
+    assert not list(site.store.root.glob("arrays/augment/**/augmented"))
+    assert site.finish() == {}
+
+
 def test_an_empty_share_stops_the_run_and_retires_nothing(site):
     shutil.move(site.images, site.root / "elsewhere")
     site.images.mkdir()
-    result = site.command("run", str(site.path))
+    result = site.call("run", str(site.path))
     assert result.returncode != 0
     assert "Traceback" not in result.stderr
     assert all(row.status != "retired" for row in load(site.store))
@@ -170,7 +183,7 @@ def test_a_failing_block_does_not_keep_the_others(site):
     assert result.returncode == 1
     assert "Traceback" not in result.stdout + result.stderr
     assert "failed" in result.stdout
-    status = site.command("status", str(site.store.root))
+    status = site.call("status", str(site.store.root))
     assert "failed cam" in status.stdout
     assert site.store.receipt("embed", blocks(site)[0]) is not None
 
@@ -185,7 +198,7 @@ def test_after_a_run_every_block_is_fresh_by_the_stored_config_too(finished):
 
 def test_status_tells_how_it_stands(site):
     (site.store.root / f"receipts/cam/{blocks(site)[0]}.json").unlink()
-    result = site.command("status", str(site.store.root))
+    result = site.call("status", str(site.store.root))
     assert result.returncode == 0
     assert "never done" in result.stdout
     assert "blob/broken.png" in result.stdout
@@ -199,7 +212,7 @@ def test_fingerprint_sees_every_part():
 
 def test_export_writes_the_images_own_names(site):
     out = site.root / "labels"
-    result = site.command("export", str(site.store.root), str(out))
+    result = site.call("export", str(site.store.root), str(out))
     assert result.returncode == 0, result.stderr
     assert (out / "classes.txt").read_text().split() == ["blob", "dent", "scratch"]
     for row in load(site.store):
@@ -212,7 +225,7 @@ def test_export_never_takes_the_images_place(site):
     assert (
         site.todo() == {}
     )  # and the store knows this site's images, not those of the one it was copied from
-    result = site.command("export", str(site.store.root), str(site.images))
+    result = site.call("export", str(site.store.root), str(site.images))
     assert result.returncode == 1
     assert "holds the images themselves" in result.stderr
     assert "Traceback" not in result.stderr
@@ -221,13 +234,13 @@ def test_export_never_takes_the_images_place(site):
 def test_a_stale_label_is_not_exported(site):
     (site.store.root / f"receipts/fuse/{blocks(site)[0]}.json").unlink()
     out = site.root / "labels"
-    result = site.command("export", str(site.store.root), str(out))
+    result = site.call("export", str(site.store.root), str(out))
     assert "no up-to-date label" in result.stderr
     assert len(list(out.rglob("*.png"))) < 14
 
 
 def test_show_draws_one_image(site):
-    result = site.command("show", str(site.store.root), "dent/001.png", "--out", str(site.root / "one.png"))
+    result = site.call("show", str(site.store.root), "dent/001.png", "--out", str(site.root / "one.png"))
     assert result.returncode == 0, result.stderr
     picture = cv2.imread(str(site.root / "one.png"))
     assert min(picture.shape[:2]) > 100
@@ -236,8 +249,8 @@ def test_show_draws_one_image(site):
 
 def test_evaluate_scores_a_store(site):
     masks = site.root / "masks"
-    assert site.command("export", str(site.store.root), str(masks)).returncode == 0
-    result = site.command("evaluate", str(site.store.root), "--masks", str(masks), "--json")
+    assert site.call("export", str(site.store.root), str(masks)).returncode == 0
+    result = site.call("evaluate", str(site.store.root), "--masks", str(masks), "--json")
     assert result.returncode == 0, result.stderr
     found = json.loads(result.stdout)
     assert found["P"]["mIoU"] == found["P"]["ACC"] == 1.0, "P against itself"
@@ -254,7 +267,7 @@ def test_evaluate_scores_a_store(site):
 )
 def test_what_is_missing_is_said_in_a_sentence(site, changes, said):
     site.change(**changes)
-    result = site.command("run", str(site.path))
+    result = site.call("run", str(site.path))
     assert result.returncode in (1, 2)
     assert "Traceback" not in result.stderr
     assert said in result.stderr

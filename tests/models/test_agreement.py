@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.agreement import UNKNOWN, agreement, strongest, trust
+from models.agreement import UNKNOWN, agreement, strongest, trust, trusted
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
 CERTAIN = np.zeros(2, np.float32)
@@ -103,3 +103,18 @@ def test_unreliable_images_weigh_less(reliability, expected):
     assert trust(np.array(reliability, np.float32), 0.1) == pytest.approx(expected)
     given = case() | {"reliability": np.array(reliability, np.float32)}
     assert agreement(**given, **RULES).weight.max() == pytest.approx(expected)
+
+
+def test_what_was_drawn_by_hand_outweighs_everything():
+    target = agreement(**case(), **RULES)
+    correction = np.zeros((20, 20), np.uint8)
+    correction[0:4], correction[4:6], correction[6:8] = (
+        3,
+        255,
+        9,
+    )  # to be ignored; a class that the label lacks
+    found = trusted(target, correction, np.array([3], np.uint8))
+    assert (found.slot[:4] == 1).all()
+    assert (found.slot[4:8] == UNKNOWN).all()
+    assert (found.slot[8:] == 0).all()
+    np.testing.assert_array_equal(found.weight, found.slot != UNKNOWN)

@@ -8,8 +8,9 @@ import torch
 from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
-from models.checkpoints import digest, load_checkpoint, save_checkpoint
-from models.sam import TINY_WEIGHTS, build_sam, encode, sam_checkpoint, sam_digest
+from models.checkpoints import digest, load_checkpoint, sam_checkpoint, sam_digest, save_checkpoint
+from models.sam import build_sam, encode
+from models.sam_shapes import TINY_WEIGHTS
 
 
 def small_vit(checkpoint=None):
@@ -37,6 +38,43 @@ def official(tmp_path, monkeypatch):
     return path, sam
 
 
+@pytest.fixture(scope="module")
+def full_size(tmp_path_factory):
+    """A file with the keys and shapes of the published vit_b, 375 MB, and what it holds."""
+    with torch.device("meta"):
+        shapes = sam_model_registry["vit_b"]().state_dict()
+    torch.manual_seed(0)
+    weights = {name: torch.rand(meta.shape) for name, meta in shapes.items()}
+    path = tmp_path_factory.mktemp("published") / "sam_vit_b_01ec64.pth"
+    torch.save(weights, path)
+    yield path, weights
+    path.unlink()
+
+
+def test_a_file_of_the_published_format_is_loaded_whole(full_size):
+    path, weights = full_size
+    loaded = build_sam("vit_b", path).state_dict()
+    assert len(loaded) == len(weights) == 314
+    assert all(torch.equal(loaded[name], value) for name, value in weights.items())
+
+
+def test_a_sound_file_of_another_official_model_is_refused_by_its_name(full_size):
+    path, _ = full_size
+    with pytest.raises(ValueError, match="this is a vit_b SAM, but vit_l was asked for") as error:
+        build_sam("vit_l", path)
+    assert "\n" not in str(error.value)
+
+
+def test_a_truncated_file_of_the_published_format_is_refused(full_size, tmp_path):
+    path = tmp_path / "sam.pth"
+    with full_size[0].open("rb") as whole:
+        path.write_bytes(whole.read(100_000_000))
+    with pytest.raises(ValueError, match=r"sam.pth: this is no whole file of plain weights") as error:
+        build_sam("vit_b", path)
+    assert "\n" not in str(error.value)
+    path.unlink()
+
+
 def padded(image, side):
     frame = np.full((side, side, 3), 77, np.uint8)  # what stands in the padding must not matter
     frame[: image.shape[0], : image.shape[1]] = image
@@ -60,9 +98,9 @@ def test_an_official_checkpoint_gives_the_official_model(official):
     image = np.random.default_rng(2).integers(0, 256, (64, 48, 3), dtype=np.uint8)
     predictor = SamPredictor(reference)
     predictor.set_image(image)
-    np.testing.assert_array_equal(
-        encode(sam, *padded(image, 64), "float32"), predictor.get_image_embedding().numpy()
-    )
+    theirs = predictor.get_image_embedding().numpy()
+    found = encode(sam, *padded(image, 64), "float32")
+    np.testing.assert_allclose(found, theirs, atol=1e-5 * np.abs(theirs).max())
     for ours, theirs in zip(sam.buffers(), reference.buffers(), strict=True):
         assert torch.equal(ours, theirs)
     assert not sam.training

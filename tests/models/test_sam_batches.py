@@ -7,7 +7,7 @@ import torch
 
 from models import sam_batches
 from models.sam_batches import POINT_COUNTS, draw_batch, draw_frame, draw_pool
-from models.tiny_sam import SIDE
+from models.sam_shapes import SIDE
 
 
 @pytest.fixture(scope="module")

@@ -7,7 +7,8 @@ from segment_anything import SamPredictor
 
 from models.measure_sam import piece_iou
 from models.sam import build_sam
-from models.tiny_sam import SIDE, STRIDE, WIDTH, LocalContrast, decode_groups, tiny_sam
+from models.sam_shapes import SIDE, STRIDE, WIDTH
+from models.tiny_sam import LocalContrast, decode_groups, tiny_sam
 
 
 @pytest.fixture(scope="module")

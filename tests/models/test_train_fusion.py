@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from models.checkpoints import load_checkpoint
-from models.fusion import FOLDS, UNSAID, fold_of, load_fusion, probabilities
+from models.fusion import BOUND, FOLDS, UNSAID, fold_of, load_fusion, probabilities
 from models.fusion_patches import Batch
 from models.train_fusion import (
     Fold,
@@ -129,11 +129,16 @@ def test_no_network_learns_from_the_images_that_it_fuses():
 
 
 def test_a_fold_is_untouched_by_its_own_images(tmp_path):
-    """Changing an image changes the network that does not fuse it, and only that one."""
+    """Changing an image changes the weights of the network that does not fuse it, and only those.
+
+    The bound is one number for all images of a fold, and is measured on them, as they were not trained on.
+    """
     changed = [dict(record) for record in RECORDS]
     changed[0]["image"] = 255 - changed[0]["image"]
     fold = fold_of(changed[0]["sha256"])
     before, after = (_trained(records, tmp_path / name) for records, name in ((RECORDS, "a"), (changed, "b")))
+    for tensors in (before, after):
+        assert all(0 <= tensors.pop(f"nets.{n}.bound") <= BOUND for n in range(FOLDS))
     same = [name for name in before if torch.equal(before[name], after[name])]
     assert [name for name in before if name.startswith(f"nets.{fold}.")] == [
         name for name in same if name.startswith(f"nets.{fold}.")

@@ -16,7 +16,7 @@ from models.vit_batches import Example, augment, draw, order
 
 RECIPE = Recipe(
     backbone="tiny", pretrained=None, side=64, objectness=True, seed=3, epochs=6, step_images=4, rate=3e-4,
-    head_factor=10.0, weight_decay=0.001, warm_up=0.1, power=0.9, average=0.9, crop=0.8, contrast=0.5,
+    head_factor=10.0, weight_decay=0.001, warm_up=0.1, power=0.9, average=0.9, crop=0.8, distil=1.0, contrast=0.5,
     contrast_from=0.2, low=0.25, high=0.7, local_share=0.25, local_side=16, local_crops=4, width=16,
     temperature=0.5, momentum=0.9, scales=(1.0,), flip=False, calibration=2,
 )  # fmt: skip

@@ -1,14 +1,23 @@
 from dataclasses import replace
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from models.cams import activate, fitted, letterbox, smoothed_maximum
+from models.cams import activate, fitted, joined, letterbox, smoothed_maximum
 from models.start import Start, load_start, objectness, standardise
 from models.surfaces import generate
-from models.vit import ClassTokenViT, build_vit, load_vit, multi_label_loss, save_vit
+from models.vit import (
+    ClassTokenViT,
+    Evidence,
+    build_vit,
+    distillation_loss,
+    load_vit,
+    multi_label_loss,
+    save_vit,
+)
 
 
 @pytest.fixture(scope="module")
@@ -204,3 +213,47 @@ def test_a_cam_lies_where_the_start_sees_something(model):
     assert seen.score.shape == (3,)
     assert (seen.cam <= found[None] + 1e-6).all()
     assert (seen.cam >= 0).all()
+
+
+def evidence_of(patch_map: torch.Tensor, weight: torch.Tensor) -> Evidence:
+    nothing = torch.zeros(len(patch_map), patch_map.shape[1])
+    valid = torch.ones_like(weight, dtype=torch.bool)
+    return Evidence(nothing, nothing, nothing, patch_map, patch_map, nothing, valid, weight)
+
+
+def test_distillation_rewards_any_of_the_image_s_classes_and_only_where_objectness_is_sure():
+    weight = torch.tensor([[[0.9, 0.5, 0.1]]])  # defect, unsure, bare
+    label = torch.tensor([[1.0, 1.0, 0.0]])
+    maps = torch.tensor(
+        [[[[8.0, 0, -8]], [[-8.0, 0, -8]], [[8.0, 8, 8]]]]
+    )  # the third class is not in the label
+    assert distillation_loss(evidence_of(maps, weight), label, 0.25, 0.7) < 1e-2
+    unsure = maps.clone()
+    unsure[..., 1] += 5
+    torch.testing.assert_close(
+        distillation_loss(evidence_of(unsure, weight), label, 0.25, 0.7),
+        distillation_loss(evidence_of(maps, weight), label, 0.25, 0.7),
+    )
+    assert distillation_loss(evidence_of(-maps, weight), label, 0.25, 0.7) > 5
+    assert distillation_loss(evidence_of(maps, weight), 0 * label, 0.25, 0.7) == 0
+
+
+def test_distillation_lets_one_tiny_defect_weigh_as_much_as_all_that_is_bare():
+    weight, maps = torch.zeros(1, 10, 10), torch.full((1, 1, 10, 10), -8.0)
+    weight[0, 0, 0] = 1
+    missed = distillation_loss(evidence_of(maps, weight), torch.ones(1, 1), 0.25, 0.7)
+    assert missed == pytest.approx(4, abs=0.1)  # half of 8, however few patches
+
+
+def test_objectness_draws_what_is_narrow_and_the_patch_map_what_is_wide():
+    ground, scratch = np.zeros((160, 160), np.float32), np.zeros((160, 160), np.float32)
+    scratch[:, 80:83] = 1
+    near = np.asarray(cv2.dilate(scratch, np.ones((17, 17))), np.float32)
+    assert np.array_equal(joined(near, scratch, 160, 8) > 0.5, scratch > 0.5)
+    missed = joined(near, ground, 160, 8)
+    assert missed.max() == 0, "a patch map alone does not invent a narrow defect"
+    wide, other = ground.copy(), ground.copy()
+    wide[:, :90], other[:, 110:] = 1, 1  # the image took the bare right for the defect
+    found = joined(wide, other, 160, 8)
+    assert (found[:, :85] > 0.5).all()
+    assert (found[:, 110:] == 0).all()

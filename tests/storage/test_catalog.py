@@ -103,3 +103,10 @@ def test_blocks_without_an_active_image_are_no_work():
 def test_changed_share_counts_both_sides():
     assert changed_share({}, {}) == 0
     assert changed_share({"a": "1", "b": "1"}, {"a": "1", "b": "2", "c": "1", "d": "1"}) == 0.75
+
+
+def test_equal_images_are_neighbours_so_that_their_block_encodes_them_once():
+    twins = [found(0), found(7, sha256=f"{0:064x}"), *(found(n) for n in range(1, 7))]
+    rows, _ = reconcile([], sorted(twins, key=lambda item: item.path), 2, 0.05)
+    of = {row.path: row.block for row in rows}
+    assert of["dent/000.png"] == of["dent/007.png"]

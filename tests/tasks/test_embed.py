@@ -5,7 +5,8 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
-from models.tiny_sam import SIDE, tiny_sam
+from models.sam_shapes import SIDE
+from models.tiny_sam import tiny_sam
 from tasks.augment import augment
 from tasks.embed import STAGE, embed, encode_views
 from tasks.views import View
@@ -87,3 +88,15 @@ def test_values_beyond_float16_are_refused_not_stored_as_infinity(sam):
             augmented=out["augmented"], input_size=out["input_size"], batch=1, model=sam, precision="float32"
         )
     hook.remove()
+
+
+def test_a_large_batch_takes_several_whole_images(sam):
+    _, out = inputs(sizes=((50, 61), (40, 33), (64, 64)), views=3)
+    seen = []
+    hook = sam.image_encoder.register_forward_pre_hook(lambda _, given: seen.append(len(given[0])))
+    arrays = {"augmented": out["augmented"], "input_size": out["input_size"]}
+    found = embed(**arrays, batch=7, model=sam, precision="float32")["embedding"]
+    hook.remove()
+    assert seen == [6, 3]
+    alone = embed(**arrays, batch=1, model=sam, precision="float32")["embedding"]
+    np.testing.assert_allclose(found, alone, atol=2e-3 * np.abs(alone).max())

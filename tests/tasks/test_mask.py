@@ -6,7 +6,8 @@ import torch
 from segment_anything import SamPredictor
 
 from models.sam import build_sam
-from models.tiny_sam import SIDE
+from models.sam_shapes import SIDE
+from tasks import decode as decode_module
 from tasks.augment import sam_input
 from tasks.decode import Decoded, Prompt, decode, view_masks
 from tasks.embed import encode_views
@@ -115,14 +116,25 @@ def test_masks_equal_the_official_predictors_in_each_views_own_frame(
     for given, alone, among in zip(prompts, single, batched, strict=True):
         view = VIEWS[given.view]
         logits, iou = official(sam, image, view, given, multimask)
-        np.testing.assert_array_equal(view_masks(sam, alone.logits, view, SIZE), logits > 0)
-        # a larger batch rounds otherwise: nothing may change but a pixel on the very threshold
+        # other sums round otherwise: nothing may change but a pixel on the very threshold
         sure = np.abs(logits) > 1e-3
         assert sure.mean() > 0.999
-        np.testing.assert_array_equal(view_masks(sam, among.logits, view, SIZE)[sure], (logits > 0)[sure])
-        np.testing.assert_allclose(among.iou, iou, atol=1e-4)
+        for found in (alone, among):
+            masks = view_masks(sam, found.logits, view, SIZE)
+            np.testing.assert_array_equal(masks[sure], (logits > 0)[sure])
+            np.testing.assert_allclose(found.iou, iou, atol=1e-4)
         varied += 0 < (logits > 0).mean() < 1
     assert varied > len(prompts) / 2  # empty and full masks would be equal for no good reason
+
+
+@pytest.mark.parametrize("view", VIEWS, ids=str)
+def test_small_masks_are_resized_as_large_ones_are(sam, monkeypatch, view):
+    logits = torch.randn(3, SIDE, SIDE)
+    small = view_masks(sam, logits, view, SIZE)
+    monkeypatch.setattr(decode_module, "SMALL", 0)
+    large = view_masks(sam, logits, view, SIZE)
+    assert small.any()
+    assert (small != large).mean() < 1e-3  # where a logit is 0 but for rounding
 
 
 def test_the_stage_returns_the_predictors_masks_undone_into_the_images_frame(sam, image, features, asked):
@@ -193,6 +205,11 @@ def answers(maps, iou, views=None):
         yield Prompt(0, 0, v if views is None else views[v], np.zeros((1, 3))), Decoded(logits, np.array(iou))
 
 
+def judged(judge, given, boxes, heat):
+    votes = np.full((len(judge.views), *judge.size), 255, np.uint8)
+    return votes, *judge.slot(given, boxes, heat, votes)
+
+
 def square(top, left, bottom, right):
     out = np.zeros((SIDE, SIDE), bool)
     out[top:bottom, left:right] = True
@@ -206,7 +223,7 @@ PIECE = square(30, 30, 50, 50)
 def test_the_mask_that_agrees_with_the_cam_beats_the_one_that_sam_prefers(sam):
     judge = Judge(sam, [View()], (SIDE, SIDE), 0.25, 0.5, 100)
     given = list(answers([np.stack([square(0, 0, 128, 128), PIECE, square(0, 0, 5, 5)])], [0.95, 0.8, 0.9]))
-    votes, iou, choice = judge.slot(given, BOX, PIECE.astype(np.float32))
+    votes, iou, choice = judged(judge, given, BOX, PIECE.astype(np.float32))
     assert choice.tolist() == [1]
     np.testing.assert_array_equal(votes[0], PIECE)
     assert iou == pytest.approx(0.8)
@@ -220,7 +237,7 @@ def test_one_choice_holds_for_all_views(sam):
         judge.views[1].apply_map(np.stack([tight, loose, loose])),
         judge.views[2].apply_map(np.stack([loose, tight, loose])),  # alone it would choose otherwise
     ]
-    votes, _, choice = judge.slot(list(answers(maps, [0.9, 0.9, 0.9])), BOX, PIECE.astype(np.float32))
+    votes, _, choice = judged(judge, list(answers(maps, [0.9, 0.9, 0.9])), BOX, PIECE.astype(np.float32))
     assert choice.tolist() == [0]
     np.testing.assert_array_equal(votes.sum((1, 2)), [tight.sum(), tight.sum(), loose.sum()])
 
@@ -228,7 +245,7 @@ def test_one_choice_holds_for_all_views(sam):
 def test_masks_many_times_the_piece_are_rejected_and_recorded(sam):
     judge = Judge(sam, [View()], (SIDE, SIDE), 0.25, 0.5, 4)
     everything = np.ones((3, SIDE, SIDE), bool)
-    votes, iou, choice = judge.slot(list(answers([everything], [1, 1, 1])), BOX, PIECE.astype(np.float32))
+    votes, iou, choice = judged(judge, list(answers([everything], [1, 1, 1])), BOX, PIECE.astype(np.float32))
     assert choice.tolist() == [255]
     assert np.isnan(iou).all()
     assert not votes.any()
@@ -238,7 +255,7 @@ def test_a_piece_that_the_user_marked_is_not_rejected(sam):
     judge = Judge(sam, [View()], (SIDE, SIDE), 0.25, 0.5, 4)
     everything = np.ones((3, SIDE, SIDE), bool)
     unbounded = np.full((1, 4), np.nan, np.float32)
-    votes, _, _ = judge.slot(list(answers([everything], [1, 1, 1])), unbounded, PIECE.astype(np.float32))
+    votes, _, _ = judged(judge, list(answers([everything], [1, 1, 1])), unbounded, PIECE.astype(np.float32))
     assert (votes == 1).all()
 
 
@@ -246,7 +263,7 @@ def test_a_view_not_asked_about_a_piece_has_no_vote_in_its_box(sam):
     judge = Judge(sam, [View(), View(scale=2, window=4)], (SIDE, SIDE), 0.25, 0.5, 100)
     box, piece = np.array([[40, 40, 53, 53]], np.float32), square(40, 40, 54, 54)
     given = list(answers([np.stack([piece] * 3)], [0.9] * 3))
-    votes, _, _ = judge.slot(given, box, piece.astype(np.float32))
+    votes, _, _ = judged(judge, given, box, piece.astype(np.float32))
     np.testing.assert_array_equal(votes[0], piece)
     assert (votes[1, 51:54, 51:54] == 255).all()
     assert (votes[1, 60:, 60:] == 0).all()

@@ -1,0 +1,84 @@
+"""The beginning of every run: look and plan. Networks and Prefect are loaded only where there is work."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from rich.console import Console
+
+from flows.config import Config, load_config
+from flows.estimate import announce
+from flows.execute import STOPS
+from flows.nights import close_night
+from flows.outcome import Selection, Summary
+from flows.progress import bars
+from flows.runners import Alone, Runner
+from flows.steps import Run
+from flows.upkeep import prune_store
+from storage.store import Store
+from tasks.stage import Stage
+
+
+def run_config(config: Path, console: Console, selection: Selection | None = None) -> Summary:
+    """What `bluemask run` does: look and plan first, and start Prefect only where there is work.
+
+    Where Prefect's server cannot be had, or dies on the way, this process does what is left alone.
+    Raises StoreError, before anything is done, where the disk is too small for what the run would write.
+    """
+    settings = load_config(config)
+    store = Store(settings.store)
+    with store.writing(), bars(console) as shown:
+        run = Run(store, settings, shown, selection=selection)
+        if run.idle():
+            return close_night(run, run.digests("fuse"))
+    announce(store, settings, run.plan, console)
+    changes = run.catalogue.changes
+    summary = _worked(settings, config, console, selection)
+    # the flow's own look came second and saw no change any more
+    found = summary.catalogue
+    summary.catalogue = type(found)(found.rows, changes, found.problems, found.value_range, found.classes)
+    return summary
+
+
+def _worked(settings: Config, config: Path, console: Console, selection: Selection | None) -> Summary:
+    from flows import server
+    from flows.generate import runner
+
+    try:
+        return runner(settings)(config, selection)
+    except Exception as error:
+        if settings.runner == "dask" or not server.is_away(error):
+            raise
+        summary = all_steps(settings, Alone(settings), selection, console)
+        summary.notes.append(f"Prefect's server was away ({server.said(error)}): this process went on alone")
+        return summary
+
+
+def all_steps(
+    settings: Config, runner: Runner, selection: Selection | None, console: Console, *, tidy: bool = False
+) -> Summary:
+    """Every step in order, under the writer's lock; what no block can survive ends it in words.
+
+    tidy: free space in the end, by the config's retention.
+    """
+    store = Store(settings.store)
+    with store.writing(), bars(console) as shown:
+        run = Run(store, settings, shown, runner, selection)
+        before = run.digests("fuse")
+        try:
+            _steps(run)
+        except STOPS as error:
+            return run.stop(error)
+        summary = close_night(run, before)
+        if tidy:
+            work = prune_store(store, settings, nights=None, quota_gb=None, dry=False)
+            summary.notes.append(f"freed {work.bytes / 1e6:.1f} MB; {work.left / 1e6:.1f} MB left")
+        return summary
+
+
+def _steps(run: Run) -> None:
+    for step in run.steps():
+        if isinstance(step, Stage):
+            run.stage(step)
+        else:
+            run.train(step)

@@ -1,0 +1,179 @@
+"""What a run will cost in disk, time and memory, said before it starts; a disk that is too small stops it there."""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from rich.console import Console
+
+from flows.config import Config
+from flows.networks import load_model, precision_of
+from flows.plan import Plan, unkept
+from models.sam_shapes import embedding_shape, input_side
+from storage.arrays import ArraySpec
+from storage.catalog import ImageRow
+from storage.receipts import Receipt
+from storage.store import Store, StoreError
+from tasks.registry import stages
+from tasks.stage import Stage
+
+RATIOS = {"label map": 0.2, "vote": 0.2, "flag": 1.0}
+"""Share of its bytes that an array takes on disk at most, by kind; others may not shrink at all."""
+BASE = 1.2e9
+"""Memory of the process with its libraries and networks of a hundred megabytes."""
+MARGIN = 1.05
+"""What the disk must have beyond the estimate: receipts, checkpoints, folders."""
+Lengths = Mapping[str, int]
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """Cost of what there is to do.
+
+    disk: bytes to be written; memory: bytes at the most; seconds: by stage, as this store's own receipts and a trial
+    of SAM have them; unknown: stages that were never timed here.
+    """
+
+    disk: float = 0
+    memory: float = 0
+    seconds: dict[str, float] = field(default_factory=dict)
+    unknown: tuple[str, ...] = ()
+
+
+def announce(store: Store, config: Config, plan: Plan, console: Console) -> None:
+    """Say what a run will cost. Raises StoreError where the disk has not that much left."""
+    found = estimate(plan, trial_seconds(store, config, plan))
+    if not store.local:
+        console.print(f"estimate: at most {found.disk / 1e9:.2f} GB in {store.name}", highlight=False)
+        return
+    free = shutil.disk_usage(store.root).free
+    refuse_small_disk(found.disk, free, store, config)
+    known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
+    rest = f" (not yet timed: {', '.join(found.unknown)})" if found.unknown else ""
+    console.print(
+        f"estimate: at most {found.disk / 1e9:.2f} GB of {free / 1e9:.0f} GB free on disk, "
+        f"about {found.memory / 1e9:.1f} GB of memory; time: {known or 'unknown'}{rest}",
+        highlight=False,
+    )
+
+
+def refuse_small_disk(needed: float, free: float, store: Store, config: Config) -> None:
+    """Raises StoreError, with the remedy, where a run would write more than there is room for."""
+    if needed * MARGIN <= free:
+        return
+    kept = [name for name, wanted in config.keep.model_dump().items() if wanted]
+    remedy = f"free some, or set keep.{kept[-1]}: false" if kept else "free some"
+    raise StoreError(
+        f"{store.root}: the run would write up to {needed / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left; "
+        f"{remedy}; nothing was started"
+    )
+
+
+def estimate(plan: Plan, trial: Mapping[str, float]) -> Estimate:
+    """The cost of every stale block.
+
+    trial: seconds an image that were measured just now, by stage; they count where a stage has no receipt.
+    """
+    disk, largest = 0.0, 0.0
+    seconds: dict[str, float] = {}
+    unknown = []
+    for stage in stages():
+        todo = plan.todo(stage)
+        if not todo:
+            continue
+        sizes = [block_bytes(plan, stage, plan.blocks[block]) for block in todo]
+        disk += sum(size.on_disk for size in sizes)
+        largest = max(largest, max(size.in_memory for size in sizes))
+        images = sum(len(plan.blocks[block]) for block in todo)
+        each = _seconds_each(plan, stage) or trial.get(stage.name)
+        if each is None:
+            unknown.append(stage.name)
+        else:
+            seconds[stage.name] = images * each
+    return Estimate(disk, BASE + 2 * largest, seconds, tuple(unknown))
+
+
+@dataclass(frozen=True)
+class Bytes:
+    """What a stage writes of a block, and what it holds of it, inputs and outputs."""
+
+    on_disk: float
+    in_memory: float
+
+
+def block_bytes(plan: Plan, stage: Stage, rows: Sequence[ImageRow]) -> Bytes:
+    """Bytes of a block's arrays, from their declarations and the catalog; on disk not more than that."""
+    lengths = _lengths(plan, rows)
+    dropped = unkept(plan.config, stage)
+    written = {spec.name: array_bytes(spec, lengths) for spec in stage.writes}
+    kept = [spec for spec in stage.writes if spec.name not in dropped]
+    on_disk = sum(written[spec.name] * RATIOS.get(spec.kind, 1.0) for spec in kept)
+    read = sum(
+        array_bytes(spec, lengths) for other in stages() for spec in other.writes if spec.name in stage.inputs
+    )
+    return Bytes(on_disk, sum(written.values()) + read)
+
+
+def array_bytes(spec: ArraySpec, lengths: Lengths) -> int:
+    """Bytes of an array in memory."""
+    return spec.itemsize * math.prod(lengths.get(dim, 4) for dim in spec.dims)
+
+
+def _lengths(plan: Plan, rows: Sequence[ImageRow]) -> dict[str, int]:
+    config = plan.config
+    d, h, w = embedding_shape(config.sam.model)
+    side = input_side(config.sam.model)
+    return {
+        "image": len(rows),
+        "y": max(row.height for row in rows),
+        "x": max(row.width for row in rows),
+        "channel": 3,
+        "class": max(1, len(plan.classes)),
+        "slot": max(1, *(len(row.labels) for row in rows)),
+        "view": config.augment.views,
+        "ty": side,
+        "tx": side,
+        "piece": config.prompt.pieces,
+        "point": config.prompt.positives + config.prompt.negatives,
+        "byte": 32,
+        "d": d,
+        "h": h,
+        "w": w,
+    }
+
+
+def _seconds_each(plan: Plan, stage: Stage) -> float | None:
+    """Seconds an image as the store's receipts have them; None where there is none."""
+    done: list[Receipt] = list(plan.receipts[stage.name].values())
+    images = sum(receipt.images for receipt in done)
+    return sum(receipt.seconds for receipt in done) / images if images else None
+
+
+def trial_seconds(store: Store, config: Config, plan: Plan) -> dict[str, float]:
+    """Seconds an image for SAM's encoder, by encoding one grey view; nothing where it is known or not needed.
+
+    So a checkpoint that cannot be used is refused before the run, too.
+    """
+    stage = next(stage for stage in stages() if stage.name == "embed")
+    if not plan.todo(stage):
+        return {}
+    from models.sam import encode
+
+    sam, side = load_model(store, config, "sam"), input_side(config.sam.model)
+    if _seconds_each(plan, stage) is not None:
+        return {}
+    grey = np.full((1, side, side, 3), 128, np.uint8)
+    started = time.perf_counter()
+    encode(sam, grey, np.full((1, 2), side), precision_of(config))
+    return {stage.name: config.augment.views * (time.perf_counter() - started)}
+
+
+def _duration(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,236 @@
+"""SAM's ViT image encoder, with the official weights and mathematics, but no attention map at full size.
+
+Two forms of SAM's attention with decomposed relative positions, both exact:
+
+- folded, for accelerators: with q' = [q·s, q·Rh, q·Rw] and k' = [k, onehot(row), onehot(column)] it is plain
+  attention, softmax(q'k'ᵀ)v, which the fused kernels compute;
+- tiled, for CPUs: the very sums of the official code, for as many queries at a time as fit a core's cache. It does
+  a third of the folded form's products, and memory is touched once.
+
+Padding of windows is never computed: SAM pads with zeros after the norm, so that a padded token's query, key and
+value are the biases, whatever the image.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from segment_anything.modeling import ImageEncoderViT
+from segment_anything.modeling.image_encoder import Block, get_rel_pos, window_partition, window_unpartition
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+TILE = 1 << 19
+"""Attention logits a core holds at a time: 2 MB in float32, what its second cache takes."""
+TOKENS = 1024
+"""Tokens whose hidden layer is held at a time on a CPU: the memory is used again while it is still warm."""
+ALIGNED = 8
+"""Fused kernels want the width of a head to be a multiple of this."""
+
+
+def by_tiles(device: torch.device) -> bool:
+    """Whether a device is served by its caches, and not by fused kernels."""
+    return device.type == "cpu"
+
+
+def folded_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """SAM's attention as plain attention of wider heads.
+
+    q, k, v: (batch, head, y * x, d); rows: (y, y, d), the relative positions Rh of each pair of rows; columns:
+    (x, x, d), Rw. Returns (batch, head, y * x, d).
+    """
+    height, width, d = len(rows), len(columns), q.shape[-1]
+    by_row, by_column = _relative(q, rows, columns)
+    place = torch.arange(height * width, device=q.device)
+    ones = torch.cat(
+        [
+            F.one_hot(place // width, height),  # (y * x, y)
+            F.one_hot(place % width, width),
+        ],
+        1,
+    ).to(q.dtype)
+    query = torch.cat([q * d**-0.5, by_row, by_column], -1)  # (batch, head, y * x, d + y + x)
+    key = torch.cat([k, ones.expand(*k.shape[:2], -1, -1)], -1)
+    spare = -query.shape[-1] % ALIGNED
+    query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
+    # the kernels for 16 bits want values as wide as keys; that for float32 does not
+    value = v if q.dtype == torch.float32 else F.pad(v, (0, query.shape[-1] - d))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :d]
+
+
+def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """SAM's attention by the official sums, over so many queries at a time that the logits stay in cache.
+
+    Arguments and result as of `folded_attention`, with one axis (head) in place of batch and head.
+    """
+    by_row, by_column = _relative(q[None], rows, columns)
+    by_row, by_column = by_row[0, :, :, :, None], by_column[0, :, :, None]  # (head, y * x, y, 1), (…, 1, x)
+    scaled, transposed = q * q.shape[-1] ** -0.5, k.transpose(1, 2)
+    out = torch.empty_like(q)
+    for heads, part in _tiles(len(q), q.shape[1]):
+        logits = torch.bmm(scaled[heads, part], transposed[heads])  # (head, tile, y * x)
+        grid = logits.view(*logits.shape[:2], len(rows), len(columns))
+        grid += by_row[heads, part]
+        grid += by_column[heads, part]
+        out[heads, part] = torch.bmm(logits.softmax(-1), v[heads])
+    return out
+
+
+def _relative(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """q·Rh and q·Rw: (batch, head, y * x, y) and (batch, head, y * x, x)."""
+    grid = q.reshape(*q.shape[:2], len(rows), len(columns), -1)  # (batch, head, y, x, d)
+    by_row = torch.einsum("bnhwc,hkc->bnhwk", grid, rows)
+    by_column = torch.einsum("bnhwc,wkc->bnhwk", grid, columns)
+    return by_row.flatten(2, 3), by_column.flatten(2, 3)
+
+
+def _tiles(heads: int, tokens: int) -> Iterator[tuple[slice, slice]]:
+    """Heads and queries to take at a time: a tile for each thread."""
+    threads = torch.get_num_threads()
+    queries = max(1, TILE // tokens)
+    together = min(heads, max(threads, threads * queries // tokens))
+    for head in range(0, heads, together):
+        for start in range(0, tokens, queries):
+            yield slice(head, head + together), slice(start, start + queries)
+
+
+@dataclass(frozen=True)
+class _Layer:
+    """A block with its weights in the precision of the matrix products; norms stay in float32.
+
+    qkv, proj, wide, narrow: weight and bias of a linear layer; rows, columns: relative positions of each pair.
+    window: side of a window in tokens, 0 for attention over all.
+    """
+
+    norm1: nn.Module
+    norm2: nn.Module
+    qkv: tuple[Tensor, Tensor]
+    proj: tuple[Tensor, Tensor]
+    wide: tuple[Tensor, Tensor]
+    narrow: tuple[Tensor, Tensor]
+    rows: Tensor
+    columns: Tensor
+    heads: int
+    window: int
+
+    @staticmethod
+    def of(block: Block, grid: tuple[int, int], dtype: torch.dtype) -> _Layer:
+        """grid: rows and columns of the image's tokens."""
+
+        def pair(linear: nn.Linear) -> tuple[Tensor, Tensor]:
+            return linear.weight.to(dtype), linear.bias.to(dtype)
+
+        attention, window = block.attn, block.window_size
+        height, width = (window, window) if window else grid
+        return _Layer(
+            norm1=block.norm1,
+            norm2=block.norm2,
+            qkv=pair(attention.qkv),
+            proj=pair(attention.proj),
+            wide=pair(block.mlp.lin1),
+            narrow=pair(block.mlp.lin2),
+            rows=get_rel_pos(height, height, attention.rel_pos_h).to(dtype),
+            columns=get_rel_pos(width, width, attention.rel_pos_w).to(dtype),
+            heads=attention.num_heads,
+            window=window,
+        )
+
+    def attend(self, tokens: Tensor) -> Tensor:
+        """Attention before its projection; (n, y, x, dim) to the same."""
+        qkv = F.linear(tokens, *self.qkv)  # (n, y, x, 3 * dim)
+        if not self.window:
+            return self._whole(qkv)
+        if by_tiles(tokens.device):
+            return torch.stack([self._window_by_window(one) for one in qkv])
+        height, width = qkv.shape[1:3]
+        padded = self._padded(qkv, height + -height % self.window, width + -width % self.window)
+        windows, extent = window_partition(padded, self.window)
+        joined: Tensor = window_unpartition(self._whole(windows), self.window, extent, (height, width))
+        return joined
+
+    def _whole(self, qkv: Tensor) -> Tensor:
+        """Every token sees all others of its own; (batch, y, x, 3 * dim) to (batch, y, x, dim)."""
+        q, k, v = qkv.reshape(len(qkv), -1, 3, self.heads, qkv.shape[3] // (3 * self.heads)).permute(
+            2, 0, 3, 1, 4
+        )  # (batch, head, y * x, d)
+        if by_tiles(qkv.device):
+            each = zip(q.contiguous(), k, v.contiguous(), strict=True)
+            out = torch.stack([tiled_attention(*one, self.rows, self.columns) for one in each])
+        else:
+            out = folded_attention(q, k, v, self.rows, self.columns)
+        return out.transpose(1, 2).reshape(*qkv.shape[:3], -1)
+
+    def _window_by_window(self, qkv: Tensor) -> Tensor:
+        """One image's windows, each while it is in cache; (y, x, 3 * dim) to (y, x, dim)."""
+        height, width, side = qkv.shape[0], qkv.shape[1], self.window
+        out = qkv.new_empty(height, width, qkv.shape[2] // 3)
+        for top in range(0, height, side):
+            for left in range(0, width, side):
+                part = out[top : top + side, left : left + side]
+                window = self._padded(qkv[None, top : top + side, left : left + side], side, side)
+                part[...] = self._whole(window)[0, : part.shape[0], : part.shape[1]]
+        return out
+
+    def _padded(self, qkv: Tensor, height: int, width: int) -> Tensor:
+        """(n, y, x, 3 * dim) up to an extent: what a token of zeros gives is the bias."""
+        if qkv.shape[1:3] == (height, width):
+            return qkv
+        padded = self.qkv[1].expand(len(qkv), height, width, -1).clone()
+        padded[:, : qkv.shape[1], : qkv.shape[2]] = qkv
+        return padded
+
+    def add_hidden(self, x: Tensor) -> None:
+        """Adds the block's two linear layers to the residual x, (token, dim) float32, in place."""
+        dtype = self.wide[0].dtype
+        step = TOKENS if by_tiles(x.device) else len(x)
+        for start in range(0, len(x), step):
+            part = x[start : start + step]
+            hidden = F.gelu(F.linear(self.norm2(part).to(dtype), *self.wide))
+            part += F.linear(hidden, *self.narrow)
+
+
+class FoldedEncoder(nn.Module):
+    """An official ImageEncoderViT, computed as this module's docstring says.
+
+    It shares the official encoder's weights and their names, so that a state dict fits both. The weights are
+    taken when it first runs and must not change afterwards; it is for inference alone.
+    img_size: input side in pixels, as SamPredictor reads it.
+    """
+
+    def __init__(self, official: ImageEncoderViT) -> None:
+        """official: with relative positions, as all published checkpoints have them."""
+        super().__init__()
+        self.img_size = official.img_size
+        self.patch_embed, self.pos_embed = official.patch_embed, official.pos_embed
+        self.blocks, self.neck = official.blocks, official.neck
+        self._layers: dict[tuple[torch.dtype, torch.device], list[_Layer]] = {}
+
+    def forward(self, images: Tensor, dtype: torch.dtype = torch.float32) -> Tensor:
+        """Image embeddings.
+
+        images: (n, 3, t, t) float32, normalised; dtype: of the matrix products, float32 or bfloat16; sums, norms
+        and the residual stay in float32. Returns (n, d, t / 16, t / 16) float32.
+        """
+        if by_tiles(images.device):  # one by one: a batch gains nothing, and its memory leaves the caches
+            return torch.cat([self._encode(image[None], dtype) for image in images])
+        return self._encode(images, dtype)
+
+    @torch.no_grad()
+    def _encode(self, images: Tensor, dtype: torch.dtype) -> Tensor:
+        x: Tensor = self.patch_embed(images)  # (n, y, x, dim)
+        x = (x if self.pos_embed is None else x + self.pos_embed).contiguous()
+        for layer in self._taken(dtype, (x.shape[1], x.shape[2])):
+            attended = layer.attend(layer.norm1(x).to(dtype))
+            x += F.linear(attended, *layer.proj)
+            layer.add_hidden(x.flatten(0, 2))
+        embedding: Tensor = self.neck(x.permute(0, 3, 1, 2))
+        return embedding
+
+    def _taken(self, dtype: torch.dtype, grid: tuple[int, int]) -> list[_Layer]:
+        """The blocks' weights in that precision, where they are now."""
+        key = (dtype, next(self.parameters()).device)
+        if key not in self._layers:
+            self._layers[key] = [_Layer.of(block, grid, dtype) for block in self.blocks]
+        return self._layers[key]

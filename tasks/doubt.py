@@ -1,0 +1,70 @@
+"""How doubtful a label is: figures of one image by which people look at the worst first."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+
+UNKNOWN = 255
+
+
+@dataclass(frozen=True)
+class Doubt:
+    """Figures of one image, all in [0, 1]; more is worse, but for `confidence`.
+
+    entropy: mean disagreement of the views in bits, where any view sees a class.
+    disagreement: share of pixels that P1 and P2 decide differently, of those where either sees a class.
+    confidence: mean confidence where P shows a class, over the image where it shows none.
+    empty: highest score of a class that the label names but P does not show; 0 where P shows all.
+    area: pixels of each class in P, by class index.
+    """
+
+    entropy: float
+    disagreement: float
+    confidence: float
+    empty: float
+    area: dict[int, int]
+
+
+NEEDED = ("slot_class", "score", "p1", "mean", "entropy", "p2", "p", "confidence")
+"""Arrays from which the figures are made."""
+
+
+def doubt_of(arrays: Mapping[str, np.ndarray]) -> Doubt:
+    """Figures of one image from its arrays of true extent, as named in NEEDED.
+
+    slot_class: (slot,) uint8, 0 unused; score: (class,); p1, p2, p: (y, x) uint8 label maps, 255 undecided;
+    mean, entropy: (slot, y, x); confidence: (y, x).
+    """
+    p, classes = arrays["p"], arrays["slot_class"][arrays["slot_class"] > 0]
+    found, count = np.unique(p, return_counts=True)
+    area = {int(k): int(n) for k, n in zip(found, count, strict=True) if 0 < k < UNKNOWN}
+    missing = [float(arrays["score"][k - 1]) for k in classes.tolist() if k not in area]
+    shown = (p > 0) & (p < UNKNOWN)
+    sure = arrays["confidence"][shown] if shown.any() else arrays["confidence"]
+    return Doubt(
+        entropy=_mean(arrays["entropy"][arrays["mean"] > 0]),
+        disagreement=disagreement(arrays["p1"], arrays["p2"]),
+        confidence=_mean(sure),
+        empty=max(missing, default=0.0),
+        area=area,
+    )
+
+
+def disagreement(p1: np.ndarray, p2: np.ndarray) -> float:
+    """Share of pixels on which two label maps differ, of those that both decide and either calls a class.
+
+    p1, p2: (y, x) uint8, 255 undecided. Returns a number in [0, 1], 0 where neither shows anything; 1 where one
+    shows a class and the other decides nowhere.
+    """
+    claimed = ((p1 > 0) & (p1 < UNKNOWN)) | ((p2 > 0) & (p2 < UNKNOWN))
+    both = claimed & (p1 != UNKNOWN) & (p2 != UNKNOWN)
+    if not both.any():
+        return float(claimed.any())
+    return float((p1 != p2)[both].mean())
+
+
+def _mean(values: np.ndarray) -> float:
+    return float(np.nan_to_num(values.astype(np.float64)).mean()) if values.size else 0.0

@@ -1,0 +1,61 @@
+"""Labels with their doubt: arrays in one npz an image, or 16-bit PNGs that any tool opens."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+
+from tasks.export import Format, Sample, Target, grey_png, label_path, label_png, write_json
+
+FULL = 65535
+
+
+def write_npz(samples: Iterable[Sample], target: Target) -> list[str]:
+    """An npz an image: label, confidence, and for each class of the image the share of SAM's views that see it."""
+    paths = label_path(target.out, target.names, ".npz")
+    for sample in samples:
+        path = paths[sample.name]
+        path.parent.mkdir(parents=True, exist_ok=True)
+        used = sample.array("slot_class") > 0
+        partial = path.with_name(path.name + ".partial")
+        with partial.open("wb") as file:
+            np.savez_compressed(
+                file,
+                label=sample.label,
+                confidence=sample.array("confidence"),
+                soft=sample.array("mean")[used],
+                entropy=sample.array("entropy")[used],
+                classes=sample.array("slot_class")[used],
+            )
+        partial.replace(path)
+    return ["soft and entropy: (class, y, x) in the order of `classes`, which holds class indices"]
+
+
+def write_png16(samples: Iterable[Sample], target: Target) -> list[str]:
+    """label/ as indexed PNGs; confidence/ and soft/<class>/ as 16-bit grey PNGs, 65535 for 1."""
+    paths = {
+        part: label_path(target.out / part, target.names)
+        for part in ("label", "confidence", *(f"soft/{k:03d}" for k in range(1, len(target.classes) + 1)))
+    }
+    for sample in samples:
+        label_png(sample.label, paths["label"][sample.name])
+        grey_png(_deep(sample.array("confidence")), paths["confidence"][sample.name])
+        mean = sample.array("mean")
+        for slot, k in enumerate(sample.array("slot_class").tolist()):
+            if k:
+                grey_png(_deep(mean[slot]), paths[f"soft/{k:03d}"][sample.name])
+    folders = {f"soft/{k:03d}": name for k, name in enumerate(target.classes, start=1)}
+    write_json(target.out / "folders.json", folders, 1)
+    return ["soft/<index>: share of SAM's views that see the class, only for images whose label names it"]
+
+
+def _deep(values: np.ndarray) -> np.ndarray:
+    """[0, 1] as 16 bits."""
+    return np.asarray(np.round(np.clip(values.astype(np.float64), 0, 1) * FULL), np.uint16)
+
+
+FORMATS = (
+    Format("npz", "arrays: label, confidence, soft labels, entropy", write_npz, "none"),
+    Format("png16", "16-bit PNGs of confidence and soft labels", write_png16, "none"),
+)

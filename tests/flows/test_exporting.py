@@ -1,0 +1,176 @@
+import json
+import shutil
+
+import numpy as np
+import pytest
+from PIL import Image
+from rich.console import Console
+
+from flows import training
+from flows.exporting import Choice, export_store, import_masks, part_of, split_of
+from flows.outputs import finished
+from flows.summary import plan_of
+from storage.reviews import Review, Reviews, label_digest
+from tasks.export import ExportError
+from tasks.export_label_studio import encode
+
+QUIET = Console(quiet=True)
+
+
+def first(labelled, label="blob"):
+    return next(i for i in finished(labelled.store, labelled.config) if i.row.labels == (label,))
+
+
+def exported(labelled, out, **how):
+    export_store(labelled.store.root, out, QUIET, **how)
+    return {
+        p.relative_to(out).with_suffix("").as_posix(): np.asarray(Image.open(p)) for p in out.rglob("*.png")
+    }
+
+
+def stem(item):
+    return item.row.path.removesuffix(".png")
+
+
+def correct(labelled, item, value=1):
+    mask = np.zeros((item.row.height, item.row.width), np.uint8)
+    mask[3:20, 5:30] = value
+    reviews = Reviews(labelled.store)
+    digest = reviews.keep_mask(item.row.sha256, mask)
+    reviews.add(item.row.sha256, Review(verdict="accept", judged=digest, mask=digest))
+    return mask
+
+
+def test_a_corrected_mask_stands_in_p_s_place(labelled, tmp_path):
+    item = first(labelled)
+    mask = correct(labelled, item)
+    found = exported(labelled, tmp_path / "out", choice=Choice(confidence=1.0))
+    np.testing.assert_array_equal(found[stem(item)], mask)  # and what was drawn by hand is sure
+    others = [
+        i for i in finished(labelled.store, labelled.config) if i.row.path != item.row.path and i.row.labels
+    ]
+    for other in others:
+        unsure = other.array("confidence") < 1
+        assert (found[stem(other)][unsure] == 255).all()
+        np.testing.assert_array_equal(found[stem(other)][~unsure], other.array("p")[~unsure])
+
+
+def test_what_was_rejected_stays_out_until_its_label_changes(labelled, tmp_path):
+    item, reviews = first(labelled), Reviews(labelled.store)
+    reviews.add(item.row.sha256, Review(verdict="reject", judged=label_digest(item.array("p"))))
+    assert stem(item) not in exported(labelled, tmp_path / "a")
+    reviews.add(item.row.sha256, Review(verdict="reject", judged="another label"))
+    assert stem(item) in exported(labelled, tmp_path / "b")
+
+
+def test_only_reviewed_ones(labelled, tmp_path):
+    with pytest.raises(ExportError, match="not reviewed"):
+        exported(labelled, tmp_path / "none", choice=Choice(reviewed=True))
+    item = first(labelled)
+    Reviews(labelled.store).add(
+        item.row.sha256, Review(verdict="accept", judged=label_digest(item.array("p")))
+    )
+    assert list(exported(labelled, tmp_path / "one", choice=Choice(reviewed=True))) == [stem(item)]
+
+
+def test_only_some_classes(labelled, tmp_path):
+    found = exported(labelled, tmp_path / "out", choice=Choice(classes=("scratch",)))
+    wanted = {stem(i) for i in finished(labelled.store, labelled.config) if "scratch" in i.row.labels}
+    assert set(found) == wanted
+    assert set(np.unique(np.concatenate([x.ravel() for x in found.values()])).tolist()) <= {0, 3, 255}
+    with pytest.raises(ExportError, match="'rust' is none of blob"):
+        exported(labelled, tmp_path / "bad", choice=Choice(classes=("rust",)))
+
+
+def test_a_part_is_decided_by_the_content_and_follows_the_shares():
+    digests = [f"{n * 0x9E3779B97F4A7C15 % 2**64:016x}" + "0" * 48 for n in range(2000)]
+    parts = [part_of(d, (0.8, 0.1, 0.1)) for d in digests]
+    assert parts.count("train") == pytest.approx(1600, abs=60)
+    assert parts.count("test") == pytest.approx(200, abs=40)
+    assert parts == [part_of(d, (0.8, 0.1, 0.1)) for d in digests]
+    moved = sum(a != part_of(d, (0.9, 0.05, 0.05)) for a, d in zip(parts, digests, strict=True))
+    assert moved == pytest.approx(300, abs=60)  # those between the edges alone
+
+
+@pytest.mark.parametrize("text", ["0.5,0.4", "x", "", "0.5,0.2,0.2,0.1", "1.5,-0.5"])
+def test_a_split_that_is_none_is_refused(text):
+    with pytest.raises(ExportError, match="sum to 1"):
+        split_of(text)
+
+
+def test_labels_are_not_written_among_the_images(labelled):
+    with pytest.raises(RuntimeError, match="holds the images themselves"):
+        export_store(labelled.store.root, labelled.root / "images" / "labels", QUIET)
+
+
+def test_cvat_there_and_back(labelled, tmp_path):
+    item = first(labelled)
+    mask = correct(labelled, item)
+    # CVAT knows no label with a colon, but any other name
+    export_store(labelled.store.root, tmp_path / "out", QUIET, kind="cvat")
+    shutil.rmtree(labelled.store.root / "reviews")
+    import_masks(labelled.store.root, tmp_path / "out" / "annotations.zip", QUIET, kind="cvat", accept=True)
+    reviews = dict(Reviews(labelled.store).all())
+    np.testing.assert_array_equal(Reviews(labelled.store).mask(item.row.sha256), mask)
+    assert len(reviews) == len(finished(labelled.store, labelled.config))
+    assert {h.last.verdict for h in reviews.values()} == {"accept"}
+    assert sum(bool(h.last.mask) for h in reviews.values()) == 1
+
+
+def annotated(item, results, **more):
+    data = {"data": {"image": f"/data/upload/1/0a1b2c3d-{item.row.path.rsplit('/', 1)[-1]}"}}
+    return {"id": 1, **data, "annotations": [{"result": results, **more}]}
+
+
+def brush(mask, label):
+    height, width = mask.shape
+    value = {"format": "rle", "rle": encode(mask), "brushlabels": [label]}
+    return {"type": "brushlabels", "original_width": width, "original_height": height, "value": value}
+
+
+def test_label_studio_brings_masks_back(labelled, tmp_path):
+    item = first(labelled)
+    mask = np.zeros((item.row.height, item.row.width), bool)
+    mask[2:9, 4:40] = True
+    file = tmp_path / "export.json"
+    file.write_text(json.dumps([annotated(item, [brush(mask, "scratch")])]))
+    import_masks(labelled.store.root, file, QUIET, kind="label-studio", accept=False)
+    np.testing.assert_array_equal(Reviews(labelled.store).mask(item.row.sha256), mask * np.uint8(3))
+    file.write_text(json.dumps([annotated(item, [])]))  # somebody found that there is no defect
+    import_masks(labelled.store.root, file, QUIET, kind="label-studio", accept=False)
+    assert not Reviews(labelled.store).mask(item.row.sha256).any()
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda item: annotated(item, [brush(np.ones((5, 5), bool), "blob")]), "is 5 × 5 pixels, the image"),
+        (lambda item: annotated(item, [brush(np.ones((64, 72), bool), "rust")]), "'rust' is none of"),
+        (
+            lambda item: {**annotated(item, []), "data": {"image": "elsewhere.png"}},
+            "'elsewhere' is the name of 0",
+        ),
+    ],
+)
+def test_nothing_is_taken_where_one_mask_does_not_fit(labelled, tmp_path, change, message):
+    item = first(labelled)
+    good = annotated(item, [brush(np.ones((item.row.height, item.row.width), bool), "blob")])
+    (tmp_path / "export.json").write_text(json.dumps([good, change(item)]))
+    with pytest.raises(ExportError, match=message):
+        import_masks(labelled.store.root, tmp_path / "export.json", QUIET, kind="label-studio", accept=True)
+    assert not list(Reviews(labelled.store).all())
+
+
+def test_the_next_training_learns_from_what_was_drawn(labelled):
+    item, store = first(labelled), labelled.store
+    plan = plan_of(store, labelled.config)
+    before = training.data_record(store, plan, "fusion")
+    mask = correct(labelled, item)
+    records = training.Records(store, plan, "fusion")
+    drawn = [record["correction"] for record in records if "correction" in record]
+    assert len(drawn) == 1
+    np.testing.assert_array_equal(drawn[0], mask)
+    after = training.data_record(store, plan, "fusion")
+    assert {name for name in after if after[name] != before[name]} == {item.row.sha256}
+    assert training.data_record(store, plan, "vit").keys() == before.keys()
+    assert not any("correction" in record for record in training.Records(store, plan, "vit"))

@@ -1,0 +1,356 @@
+"""Pages and answers over a real store; what hostile requests get; a run that writes meanwhile."""
+
+import io
+import threading
+import zlib
+from itertools import count
+
+import numpy as np
+import pytest
+from asking import Client
+from labelled_store import CLASSES, HOSTILE
+from PIL import Image
+
+from storage.reviews import Reviews
+from tasks.registry import stage
+from viewer.guard import HEADERS, MOST, Guard, hosts_of, is_loopback
+
+
+def ids(backend, **how):
+    from viewer.index import Query
+
+    return [row["id"] for row in backend.index.page(Query(**how), size=50).rows]
+
+
+def pixels(answer):
+    with Image.open(io.BytesIO(answer.content)) as image:
+        return np.asarray(image.convert("RGBA"))
+
+
+# -- pages ------------------------------------------------------------------------------------------------
+
+
+def test_every_page_is_there_and_names_are_escaped(client, backend):
+    for path in ("/", "/run", *(f"/image/{n}" for n in ids(backend)), "/?state=quarantined"):
+        answer = client.get(path)
+        assert answer.status_code == 200, path
+        assert "<script>alert" not in answer.text
+        assert "<b>dent</b>" not in answer.text
+        assert "a &lt;store&gt;" in answer.text
+        assert {name: answer.headers[name] for name in HEADERS} == HEADERS
+    assert "&lt;script&gt;alert(1)" in client.get("/").text
+    assert "broken.png" in client.get("/?state=quarantined").text
+
+
+def test_every_panel_is_a_picture_of_the_image_s_size(client, backend):
+    for image in ids(backend):
+        page, row = backend.page(image), backend.index.image(image)
+        names = [panel["name"] for panel in page["panels"]]
+        assert names[:3] == ["image", "view-0", "back-0"]
+        assert names[-8:] == ["entropy", "cam", "prompts", "p1", "p2", "p", "confidence", "truth"]
+        for name in [*names, "under-1"]:
+            shown = pixels(client.get(f"/panel/{image}/{name}.png?v={page['version']}"))
+            if not name.startswith(("view", "under")):
+                assert shown.shape[:2] == (row["height"], row["width"])
+
+
+def test_p_s_panel_shows_p(client, backend):
+    image = ids(backend, label="scratch")[0]
+    opened = backend.open(image)
+    shown = pixels(client.get(f"/panel/{image}/p.png?v={opened.version}"))
+    np.testing.assert_array_equal(shown[..., 3] > 0, opened.item.array("p") > 0)
+
+
+def test_values_are_those_of_the_arrays(client, backend):
+    image = ids(backend, label="blob")[0]
+    item = backend.open(image).item
+    found = client.get(f"/api/value/{image}?x=30&y=20").json()
+    assert found["class"] == item.array("p")[20, 30]
+    assert found["entropy"] == pytest.approx(float(item.array("entropy")[0, 20, 30]))
+    assert found["rgb"] == item.array("image")[20, 30].tolist()
+    assert client.get(f"/api/value/{image}?x=4000&y=20").status_code == 404
+
+
+def test_the_views_transform_is_that_of_the_arrays(backend):
+    page = backend.page(ids(backend, label="blob")[0])
+    item = backend.open(page["id"]).item
+    from tasks.views import View
+
+    marked = np.zeros((page["height"], page["width"]), np.uint8)
+    marked[31, 40] = 1
+    for entry, row in zip(page["views"], item.array("view"), strict=True):
+        seen = View.of(row).apply_map(marked)
+        assert list(seen.shape) == list(entry["grid"])
+        (a, b, c), (d, e, f) = entry["affine"]
+        x, y = round(a * 40 + b * 31 + c), round(d * 40 + e * 31 + f)
+        inside = 0 <= x < seen.shape[1] and 0 <= y < seen.shape[0]
+        assert bool(seen.any()) == inside
+        assert not inside or seen[y, x] == 1
+
+
+# -- reviews ----------------------------------------------------------------------------------------------
+
+
+def test_a_verdict_is_kept_and_asks_again_when_the_label_changes(client, backend, labelled):
+    image = ids(backend, label="blob")[0]
+    said = client.post(f"/api/review/{image}", json={"verdict": "accept", "note": "<i>ü", "count": 0})
+    assert said.json()["state"] == "accept"
+    assert client.post(f"/api/review/{image}", json={"verdict": "reject", "count": 0}).status_code == 409
+    again = Reviews(labelled.store).history(backend.index.image(image)["sha256"])
+    assert (again.last.verdict, again.last.note) == ("accept", "<i>ü")
+    write_p(labelled, backend, value=1)
+    backend.refresher.run()
+    assert image in ids(backend, review="again")
+    assert client.get(f"/api/review/{image}").json()["state"] == "again"
+    undone = client.post(f"/api/undo/{image}", json={"count": 1}).json()
+    assert (undone["state"], undone["undo"]) == ("none", False)
+
+
+def test_a_correction_takes_p_s_place_on_the_page(client, backend):
+    image = ids(backend, label="blob")[0]
+    row = backend.index.image(image)
+    mask = np.zeros((row["height"], row["width"]), np.uint8)
+    mask[5:15, 5:40] = 3
+    said = client.post(f"/api/correct/{image}?count=0&note=x", content=zlib.compress(mask.tobytes()))
+    assert said.json()["state"] == "accept"
+    back = zlib.decompress(client.get(f"/api/label/{image}").content)
+    np.testing.assert_array_equal(np.frombuffer(back, np.uint8).reshape(mask.shape), mask)
+    assert image in ids(backend, review="corrected")
+    page = backend.page(image)
+    assert "correction" in [panel["name"] for panel in page["panels"]]
+    shown = pixels(client.get(f"/panel/{image}/correction.png?v={page['version']}"))
+    np.testing.assert_array_equal(shown[..., 3] > 0, mask > 0)
+
+
+def test_a_click_comes_back_as_sam_s_mask(client, backend):
+    image = ids(backend, label="blob")[0]
+    row = backend.index.image(image)
+    said = client.post(f"/api/click/{image}", json={"points": [[30, 30, 1]]}).json()
+    assert len(said["masks"]) == len(said["iou"]) == 3
+    assert said["iou"] == sorted(said["iou"], reverse=True)
+    import base64
+
+    raw = zlib.decompress(base64.b64decode(said["masks"][0]))
+    assert len(raw) == row["width"] * row["height"]
+    assert set(raw) <= {0, 1}
+    several = client.post(f"/api/click/{image}", json={"points": [[30, 30, 1], [2, 2, 0]]}).json()
+    assert len(several["masks"]) == 1
+
+
+# -- hostile requests -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/../store.py", "/static/../server.py", "/static/%2e%2e/server.py", "/static/..%2f..%2fbluemask.py",
+        "/static/%2e%2e%2f%2e%2e%2fpyproject.toml", "/static//etc/passwd", "/static/..\\server.py", "/%00",
+        "/image/../../etc/passwd", "/panel/1/..%2f..%2fx.png?v=1", "/templates/base.html", "/static/",
+    ],
+)  # fmt: skip
+def test_paths_that_lead_elsewhere_lead_nowhere(client, path):
+    answer = client.get(path)
+    assert answer.status_code in (400, 404, 405, 422)
+    assert "import" not in answer.text
+    assert "Traceback" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "/image/-1", "/image/99999999999999999999", "/image/1e5", "/image/x", "/image/2147483647", "/thumb/-1.jpg",
+        "/thumb/2000000000.jpg", "/panel/0/p.png?v=1&slot=999999", "/panel/0/P%27.png?v=1", "/panel/0/view-99.png?v=x",
+        "/api/value/0?x=-1&y=0", "/api/value/0?x=99999999999&y=0", "/api/value/0?x=a&y=0", "/panel/0/nothing.png?v=1",
+        "/?sort=evil", "/?state=%27", "/?review=1",
+    ],
+)  # fmt: skip
+def test_absurd_numbers_and_words_are_refused_in_a_sentence(client, path):
+    answer = client.get(path)
+    assert answer.status_code in (404, 409, 422), answer.text
+    assert "Traceback" not in answer.text
+
+
+def test_a_page_that_does_not_exist_does_not_break_paging(client):
+    for value in ("-1", "x", "9" * 40, "1;2", ""):
+        assert client.get("/", params={"after": value}).status_code == 200
+
+
+@pytest.mark.parametrize(
+    "host", ["evil.example", "127.0.0.1:9999", "127.0.0.1.evil.example:8650", "", "[::1]"]
+)
+def test_another_host_is_refused(client, host):
+    assert client.get("/", headers={"host": host}).status_code == 421
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"origin": "http://evil.example"}, {"origin": "null"}, {"origin": "http://127.0.0.1:1"}, {"origin": ""},
+        {"sec-fetch-site": "cross-site"}, {"sec-fetch-site": "same-site"},
+    ],
+)  # fmt: skip
+def test_a_change_from_elsewhere_is_refused(client, backend, headers):
+    image = ids(backend)[0]
+    for path, body in (
+        ("review", {"verdict": "accept", "count": 0}),
+        ("undo", {"count": 0}),
+        ("click", {"points": [[1, 1, 1]]}),
+    ):
+        assert client.post(f"/api/{path}/{image}", json=body, headers=headers).status_code == 403
+    assert client.post(f"/api/correct/{image}?count=0", content=b"x", headers=headers).status_code == 403
+    assert backend.review_of(backend.open(image))["count"] == 0
+
+
+def test_other_pages_may_not_show_our_pictures(client, backend):
+    headers = {"sec-fetch-site": "cross-site", "sec-fetch-mode": "no-cors"}
+    assert client.get(f"/thumb/{ids(backend)[0]}.jpg", headers=headers).status_code == 403
+
+
+@pytest.mark.parametrize("method", ["PUT", "DELETE", "OPTIONS", "PATCH", "TRACE"])
+def test_other_methods_are_refused(client, method):
+    assert client(method, "/api/review/0").status_code == 405
+
+
+def test_large_bodies_are_refused(client, backend):
+    image, large = ids(backend)[0], b"0" * 10_000_000
+
+    async def dribble():
+        for n in range(0, len(large), 1 << 16):
+            yield large[n : n + (1 << 16)]
+
+    for path in (f"/api/correct/{image}?count=0", f"/api/review/{image}", "/nothing"):
+        assert client.post(path, content=large).status_code == 413
+        # without a length it is counted on the way
+        assert client.post(path, content=dribble()).status_code in (400, 404, 413)
+    assert len(large) > MOST
+    assert backend.review_of(backend.open(image))["count"] == 0
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        b"",
+        b"no zlib",
+        zlib.compress(b""),
+        zlib.compress(b"\x01" * 10),
+        zlib.compress(bytes(10**8)),
+        zlib.compress(b"\x07" * (64 * 72)),
+    ],
+)
+def test_a_mask_that_is_none_is_refused(client, backend, content):
+    image = ids(backend, label="blob")[0]
+    answer = client.post(f"/api/correct/{image}?count=0", content=content)
+    assert answer.status_code == 422
+    assert not backend.review_of(backend.open(image))["mask"]
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("review", {"verdict": "delete", "count": 0}), ("review", {"verdict": "accept"}), ("review", {"count": 0, "mask": "x"}),
+        ("review", {"verdict": None, "note": "x" * 5000, "count": 0}), ("undo", {"count": -1}), ("undo", []),
+        ("click", {"points": []}), ("click", {"points": [[1, 1, 1]] * 99}), ("click", {"points": [[-5, 1, 1]]}),
+        ("click", {"points": [["x", 1, 1]]}), ("click", {"points": [[1e300, 1, 1]]}),
+    ],
+)  # fmt: skip
+def test_a_body_that_makes_no_sense_is_refused(client, backend, path, body):
+    image = ids(backend, label="blob")[0]
+    assert client.post(f"/api/{path}/{image}", json=body).status_code == 422
+    assert backend.review_of(backend.open(image))["count"] == 0
+
+
+# -- who may look -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("host", "loopback"),
+    [("127.0.0.1", True), ("::1", True), ("localhost", True), ("0.0.0.0", False), ("10.1.2.3", False)],
+)
+def test_what_is_only_this_machine(host, loopback):
+    assert is_loopback(host) == loopback
+
+
+def test_beyond_this_machine_a_token_is_asked_for():
+    async def app(scope, receive, send):
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"in"})
+
+    origin = "http://10.1.2.3:8650"
+    ask = Client(Guard(app, hosts=hosts_of("10.1.2.3", 8650), token="s3cret"), origin)
+    assert ask.get("/run").status_code == 401
+    assert ask.get("/?token=wrong").status_code == 401
+    assert ask.get("/", headers={"cookie": "bluemask_token=wrong"}).status_code == 401
+    assert ask.post("/?token=s3cret").status_code == 401
+    first = ask.get("/run?token=s3cret&a=1")
+    assert (first.status_code, first.headers["location"]) == (303, "/run?a=1")
+    cookie = first.headers["set-cookie"]
+    assert "HttpOnly" in cookie
+    assert "SameSite=Strict" in cookie
+    assert ask.get("/run", headers={"cookie": cookie.split(";")[0]}).text == "in"
+    assert ask.get("/%2Fevil.example/?token=s3cret").headers["location"] == "/evil.example/"
+
+
+# -- while a run writes -----------------------------------------------------------------------------------
+
+
+NIGHTS = count(1)
+"""Every commit of other content has a fingerprint of its own."""
+
+
+def write_p(labelled, backend, value):
+    """What a run does when it makes a block's labels anew: all of P is `value`, and confidence says so, too."""
+    store, block = labelled.store, backend.index.image(ids(backend, label="blob")[0])["block"]
+    receipt = store.receipt("fuse", block)
+    p = store.read(receipt, "p")
+    values = {"p": np.full_like(p, value), "confidence": np.full(p.shape, value / 8, np.float16)}
+    store.commit("fuse", block, f"{next(NIGHTS):032x}", stage("fuse").writes, values, reasons=receipt.reasons, attributes={},
+                 failed={}, seconds=0.1)  # fmt: skip
+
+
+def test_a_page_never_mixes_two_nights(client, backend, labelled):
+    image = ids(backend, label="blob")[0]
+    page = backend.page(image)
+    write_p(labelled, backend, 1)
+    assert client.get(f"/panel/{image}/p.png?v={page['version']}").status_code == 409
+    backend.refresher.run()
+    assert image in ids(backend, changed=True) or not backend.index.image(image)["changed"]
+    now = backend.page(image)
+    assert now["version"] != page["version"]
+    assert "before" in [panel["name"] for panel in now["panels"]]
+    shown = pixels(client.get(f"/panel/{image}/p.png?v={now['version']}"))
+    assert (shown[..., -1] == 255).all()
+
+
+def test_nothing_is_torn_while_blocks_are_committed(backend, labelled):
+    image = ids(backend, label="blob")[0]
+    write_p(labelled, backend, 1)
+    stop, seen, faults = threading.Event(), set(), []
+
+    def look():
+        while not stop.is_set():
+            try:
+                found = backend.values(image, 0, 10, 10)
+                seen.add(found["class"])
+                if found["confidence"] != found["class"] / 8:
+                    faults.append(found)
+            except Exception as error:  # noqa: BLE001 (whatever it is, the test must fail)
+                faults.append(error)
+
+    threads = [threading.Thread(target=look) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for n in range(12):
+        write_p(labelled, backend, 1 + n % 3)
+    stop.set()
+    for thread in threads:
+        thread.join()
+    assert not faults
+    assert len(seen) > 1
+
+
+def test_hostile_names_reach_the_page_as_they_are(client, backend):
+    row = next(r for r in (backend.index.image(n) for n in ids(backend)) if r["path"] == HOSTILE)
+    assert row["labels"] == [CLASSES[1]]
+    found = client.get("/", params={"name": HOSTILE[:20]})
+    assert f'id="image-{row["id"]}"' in found.text
+    assert client.get(f"/thumb/{row['id']}.jpg").status_code == 200

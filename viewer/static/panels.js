@@ -1,0 +1,190 @@
+// All panels of one image under one zoom and pan. A panel in a view's frame follows through the view's own
+// transform, so that the same place of the surface is in the middle of each.
+
+const MOST = 64;
+
+export class Panels {
+  /** strip: the element that holds the panels; data: of the page; zoomed, pointed: called with what changed. */
+  constructor(strip, data, zoomed, pointed) {
+    this.strip = strip;
+    this.data = data;
+    this.zoomed = zoomed;
+    this.pointed = pointed;
+    this.all = [...strip.querySelectorAll(".panel")].map((element) => this.panel(element));
+    strip.style.setProperty("--ratio", Math.min(2, Math.max(0.5, data.width / data.height)));
+    this.fit();
+    for (const panel of this.all) this.listen(panel);
+    new ResizeObserver(() => this.place()).observe(strip);
+  }
+
+  panel(element) {
+    const view = element.dataset.view === undefined ? null : this.data.views[Number(element.dataset.view)];
+    const [height, width] = view ? view.grid : [this.data.height, this.data.width];
+    const frame = element.querySelector(".frame");
+    frame.style.aspectRatio = "var(--ratio)";
+    const world = element.querySelector(".world");
+    world.style.width = width + "px";
+    world.style.height = height + "px";
+    return { element, name: element.dataset.name, index: element.dataset.view, view, width, height, frame, world,
+      cross: element.querySelector(".cross"), marks: element.querySelector(".marks") };
+  }
+
+  /** Show one slot's arrays. */
+  show(slot) {
+    const address = (name) => `/panel/${this.data.id}/${name}.png?v=${this.data.version}&slot=${slot}`;
+    for (const panel of this.all) {
+      const under = panel.element.querySelector("img.under");
+      const over = panel.element.querySelector("img.over");
+      for (const image of [under, over]) if (image) image.onerror = () => this.torn();
+      const ground = panel.view ? `under-${panel.index}` : "image";
+      if (!under.src) under.src = address(ground);
+      if (over) over.src = address(panel.name);
+    }
+    this.prompts(slot);
+  }
+
+  torn() {
+    if (this.gone) return;
+    this.gone = true;
+    fetch(`/panel/${this.data.id}/image.png?v=${this.data.version}`).then((answer) => {
+      if (answer.status === 409) location.reload();  // a run has made the image anew
+    });
+  }
+
+  prompts(slot) {
+    const panel = this.all.find((item) => item.marks);
+    if (!panel) return;
+    panel.marks.setAttribute("viewBox", `-0.5 -0.5 ${this.data.width} ${this.data.height}`);
+    const points = this.data.prompts[slot] || [];
+    panel.marks.replaceChildren(...points.map((point) => {
+      const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
+      dot.setAttribute("cx", point.x);
+      dot.setAttribute("cy", point.y);
+      dot.setAttribute("fill", point.on ? "#ffffff" : "#1b1f24");
+      dot.setAttribute("stroke", point.on ? "#1b1f24" : "#ffffff");
+      return dot;
+    }));
+    this.place();
+  }
+
+  // -- frames of reference --------------------------------------------------------------------------
+
+  /** A point of the image in a panel's own frame. */
+  into(panel, [x, y]) {
+    if (!panel.view) return [x, y];
+    const [[a, b, c], [d, e, f]] = panel.view.affine;
+    return [a * x + b * y + c, d * x + e * y + f];
+  }
+
+  /** A point of a panel's frame in the image. */
+  outOf(panel, [x, y]) {
+    if (!panel.view) return [x, y];
+    const [[a, b, c], [d, e, f]] = panel.view.affine;
+    const area = a * e - b * d;
+    return [(e * (x - c) - b * (y - f)) / area, (a * (y - f) - d * (x - c)) / area];
+  }
+
+  /** Scale in screen pixels a pixel, and offset, of a panel. */
+  placed(panel) {
+    const box = { width: panel.frame.clientWidth, height: panel.frame.clientHeight };
+    const scale = this.zoom * Math.min(box.width / panel.width, box.height / panel.height);
+    const middle = this.zoom === 1 ? [panel.width / 2 - 0.5, panel.height / 2 - 0.5] : this.into(panel, this.centre);
+    return { scale, left: box.width / 2 - (middle[0] + 0.5) * scale, top: box.height / 2 - (middle[1] + 0.5) * scale };
+  }
+
+  place() {
+    for (const panel of this.all) {
+      const { scale, left, top } = this.placed(panel);
+      panel.world.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
+      if (panel.marks) {
+        for (const dot of panel.marks.children) {
+          dot.setAttribute("r", 3.4 / scale);
+          dot.setAttribute("stroke-width", 1.5 / scale);
+        }
+      }
+    }
+    this.zoomed(this.zoom);
+  }
+
+  // -- moving ---------------------------------------------------------------------------------------
+
+  fit() {
+    this.zoom = 1;
+    this.centre = [this.data.width / 2 - 0.5, this.data.height / 2 - 0.5];
+    this.place();
+  }
+
+  /** Zoom by a factor around a point of the image. */
+  scale(factor, around = this.centre) {
+    const zoom = Math.min(MOST, Math.max(1, this.zoom * factor));
+    const ratio = this.zoom / zoom;
+    this.centre = this.centre.map((c, n) => around[n] + (c - around[n]) * ratio);
+    this.zoom = zoom < 1.02 ? 1 : zoom;
+    this.keepInside();
+  }
+
+  /** Pan by tenths of what is seen. */
+  move(x, y) {
+    const step = Math.max(this.data.width, this.data.height) / this.zoom / 8;
+    this.centre = [this.centre[0] + x * step, this.centre[1] + y * step];
+    this.keepInside();
+  }
+
+  keepInside() {
+    const last = [this.data.width - 1, this.data.height - 1];
+    this.centre = this.centre.map((c, n) => Math.min(last[n], Math.max(0, c)));
+    this.place();
+  }
+
+  /** Where in the image an event points. */
+  where(panel, event) {
+    const box = panel.frame.getBoundingClientRect();
+    const { scale, left, top } = this.placed(panel);
+    const own = [(event.clientX - box.left - 1 - left) / scale - 0.5, (event.clientY - box.top - 1 - top) / scale - 0.5];
+    return this.outOf(panel, own);
+  }
+
+  listen(panel) {
+    let held = null;
+    const { frame } = panel;
+    frame.addEventListener("pointerdown", (event) => {
+      held = [event.clientX, event.clientY, ...this.centre];
+      frame.setPointerCapture(event.pointerId);
+    });
+    frame.addEventListener("pointerup", () => (held = null));
+    frame.addEventListener("pointercancel", () => (held = null));
+    frame.addEventListener("pointermove", (event) => {
+      if (held && this.zoom > 1) this.drag(panel, event, held);
+      else this.point(this.where(panel, event));
+    });
+    frame.addEventListener("pointerleave", () => this.all.forEach((item) => (item.cross.style.display = "none")));
+    frame.addEventListener("dblclick", (event) => this.scale(2, this.where(panel, event)));
+    frame.addEventListener("wheel", (event) => {
+      if (!event.ctrlKey && this.zoom === 1) return;  // a page that cannot be scrolled past is worse than a key more
+      event.preventDefault();
+      this.scale(event.deltaY < 0 ? 1.2 : 1 / 1.2, this.where(panel, event));
+    }, { passive: false });
+  }
+
+  drag(panel, event, [x, y, ...centre]) {
+    const { scale } = this.placed(panel);
+    const from = this.outOf(panel, [0, 0]);
+    const to = this.outOf(panel, [(event.clientX - x) / scale, (event.clientY - y) / scale]);
+    this.centre = centre.map((c, n) => c - (to[n] - from[n]));
+    this.keepInside();
+  }
+
+  /** Mark a place of the image in every panel. */
+  point(place) {
+    const pixel = place.map(Math.round);
+    const inside = pixel[0] >= 0 && pixel[1] >= 0 && pixel[0] < this.data.width && pixel[1] < this.data.height;
+    for (const panel of this.all) {
+      const { scale, left, top } = this.placed(panel);
+      const [x, y] = this.into(panel, place);
+      panel.cross.style.display = inside ? "block" : "none";
+      panel.cross.style.left = left + (x + 0.5) * scale + "px";
+      panel.cross.style.top = top + (y + 0.5) * scale + "px";
+    }
+    if (inside) this.pointed(...pixel);
+  }
+}
