@@ -27,7 +27,7 @@ test-slow: setup
 lint: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
-	$(BIN)/mypy bluemask.py flows tasks models storage viewer
+	$(BIN)/mypy bluemask.py flows tasks models storage viewer bench
 
 # the one command that makes requirements.txt; no addresses in it
 requirements: setup

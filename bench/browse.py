@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ from flows.browse import open_backend, open_index
 from flows.config import build_config
 from storage.arrays import ArraySpec
 from storage.catalog import ImageRow, load, save
+from storage.receipts import seal
 from storage.store import Store
 from tasks.registry import stages
 from viewer import pages
@@ -92,7 +94,7 @@ def _receipts(store: Store, blocks: list[str], side: int, rng: np.random.Generat
                             failed={}, seconds=1.0)  # fmt: skip
         for n, block in enumerate(blocks):
             copy = made.model_copy(update={"block": block, "fingerprint": f"{n:032x}"})
-            (store.root / "receipts" / stage.name / f"{block}.json").write_text(copy.model_dump_json())
+            (store.root / "receipts" / stage.name / f"{block}.json").write_bytes(seal(copy))
 
 
 def _drawn(spec: ArraySpec, shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:
@@ -104,7 +106,9 @@ def _drawn(spec: ArraySpec, shape: tuple[int, ...], rng: np.random.Generator) ->
         return label
     dtype = spec.dtype
     coarse = tuple(-(-n // 16) if n > 64 else n for n in shape)
-    values = rng.integers(0, 4, coarse) if np.dtype(dtype).kind in "ui" else rng.random(coarse, np.float32)
+    values: np.ndarray = (
+        rng.integers(0, 4, coarse) if np.dtype(dtype).kind in "ui" else rng.random(coarse, np.float32)
+    )
     for axis, n in enumerate(shape):
         values = np.repeat(values, 16, axis)[(slice(None),) * axis + (slice(n),)] if n > 64 else values
     return (values > 0.5 if dtype == "bool" else values).astype(dtype)
@@ -137,13 +141,11 @@ def measure(index: Index, images: int) -> dict[str, float]:
     """Seconds of every query's first page, and of one deep inside."""
     times = {}
     for name, given in QUERIES.items():
-        times[name] = best(lambda given=given: overview(index, given))  # type: ignore[misc]
+        times[name] = best(partial(overview, index, given))
         column = SORTS[pages.query_of(given).sort]
         sql = f"SELECT id FROM image ORDER BY {column} LIMIT 1 OFFSET ?"
         deep = str(index.connection().execute(sql, (images * 6 // 10,)).fetchone()[0])
-        times[f"{name}, deep"] = best(
-            lambda given=given, deep=deep: overview(index, {**given, "after": deep})
-        )  # type: ignore[misc]
+        times[f"{name}, deep"] = best(partial(overview, index, {**given, "after": deep}))
     return times
 
 

@@ -136,7 +136,7 @@ def main() -> int:
 
 
 def _compare(kind: str, found: dict[str, Any], labels: Labels, seconds: float) -> int:
-    wrong = [name for name in labels if not np.array_equal(found.get(name), labels[name])]
+    wrong = [name for name in labels if name not in found or not np.array_equal(found[name], labels[name])]
     pixels = sum(label.size for label in labels.values())
     says = "equal, pixel for pixel" if not wrong else f"{len(wrong)} DIFFER, such as {wrong[0]}"
     print(

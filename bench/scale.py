@@ -26,7 +26,7 @@ from flows.networks import PROMOTED
 from flows.plan import fingerprint
 from flows.summary import plan_of, print_status
 from storage.catalog import ImageRow, save
-from storage.receipts import ArrayRecord, Receipt
+from storage.receipts import ArrayRecord, Receipt, seal
 from storage.store import Store, now
 from tasks.registry import stages
 from tasks.stage import ModelKind, Stage
@@ -80,9 +80,9 @@ def simulate(root: Path, images: int) -> Store:
         for block in plan.blocks:
             receipt = _receipt(template, block, plan.reasons(stage, block) or {})
             plan.update(receipt)
-            (folder / f"{block}.json").write_bytes(receipt.model_dump_json(indent=1).encode())
+            (folder / f"{block}.json").write_bytes(seal(receipt))
     for kind in TRAINED:
-        record = {"config": training._recipe(config, kind), "data": training.data_record(plan, kind)}
+        record = {"config": training._recipe(config, kind), "data": training.data_record(store, plan, kind)}
         promoted[kind] |= record
     store.write_json(PROMOTED, promoted)
     for stage in stages():

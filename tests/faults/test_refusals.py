@@ -432,11 +432,11 @@ def test_a_failing_block_is_reported_and_the_rest_is_done(site, monkeypatch):
         run = Run(site.store, site.config, Silent())
         do = run.job._compute
 
-        def compute(stage, block):
+        def compute(stage, block, held):
             if (stage.name, block) == ("mask", "b000000"):
                 seen.append(block)
                 raise RuntimeError("a bad block")
-            return do(stage, block)
+            return do(stage, block, held)
 
         run.job._compute = compute
         for step in run.steps():

@@ -174,6 +174,7 @@ def test_an_empty_share_stops_the_run_and_retires_nothing(site):
     assert all(row.status != "retired" for row in load(site.store))
 
 
+@pytest.mark.slow
 def test_a_failing_block_does_not_keep_the_others(site):
     # a checkpoint of another shape than the config says cannot be loaded: cam fails, embed goes on
     site.change(train_vit={"checkpoint": "store/broken.safetensors"})

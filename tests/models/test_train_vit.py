@@ -81,7 +81,7 @@ def test_training_lowers_the_loss_and_finds_the_class(data, tmp_path: Path):
     vit = load_vit(tmp_path / "vit.safetensors")
     scores = np.stack([activate(vit, image, scales=(1.0,), flip=False).score for image in images[:10]])
     assert (scores.argmax(1) == labels[:10].argmax(1)).mean() >= 0.7
-    assert scores[labels[:10]].mean() > scores[~labels[:10]].mean() + 0.2
+    assert scores[labels[:10]].mean() > scores[~labels[:10]].mean() + 0.1
     assert (vit.tau > 0).all()
 
 
