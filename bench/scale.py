@@ -82,7 +82,7 @@ def simulate(root: Path, images: int) -> Store:
             plan.update(receipt)
             (folder / f"{block}.json").write_bytes(receipt.model_dump_json(indent=1).encode())
     for kind in TRAINED:
-        record = {"config": training._recipe(config, kind), "data": training.data_record(plan, kind)}
+        record = {"config": training._recipe(config, kind), "data": training.data_record(store, plan, kind)}
         promoted[kind] |= record
     store.write_json(PROMOTED, promoted)
     for stage in stages():
