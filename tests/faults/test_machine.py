@@ -20,7 +20,7 @@ from storage.catalog import load
 from storage.verify import verify
 from tasks.registry import stages
 
-EXAMPLES = 200 if FULL else 6
+EXAMPLES = 200 if FULL else 10
 STEPS = 10 if FULL else 7
 FOLDERS = (*CLASSES, "good")
 NAMES = st.sampled_from([f"{folder}/{n}.png" for folder in FOLDERS for n in range(2)])
@@ -169,6 +169,7 @@ class Nights(RuleBasedStateMachine):
             shutil.rmtree(self.root)
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="the killed run is a forked process")
 @pytest.mark.timeout(7200 if FULL else 300)
 @pytest.mark.filterwarnings("ignore:This process:DeprecationWarning")
