@@ -307,6 +307,18 @@ def main() -> None:
             raise
         typer.secho(f"bluemask: {error}", fg="red", err=True)
         raise SystemExit(2 if isinstance(error, ValueError | OSError) else 1) from error
+    except SystemExit as end:
+        _leave_without_server(end.code)
+        raise
+
+
+def _leave_without_server(code: object) -> None:
+    """Where Prefect's server went away, Prefect's threads would wait for it without end; the work is done."""
+    server = sys.modules.get("flows.server")
+    if server is not None and server.gone:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code if isinstance(code, int) else int(code is not None))
 
 
 def _is_for_the_user(error: Exception) -> bool:

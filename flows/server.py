@@ -18,6 +18,9 @@ AWAY = (
 )
 """What Prefect says, in lower case, where its server cannot be reached."""
 
+gone = False
+"""Whether this process had to do without a server that it began with."""
+
 
 @contextmanager
 def leash() -> Iterator[None]:
@@ -54,6 +57,12 @@ def _watch(pid: int) -> subprocess.Popen[bytes]:
 
 def is_away(error: BaseException) -> bool:
     """Whether an error means that Prefect's server cannot be had, rather than that the work failed."""
+    global gone
+    gone = _says_away(error)
+    return gone
+
+
+def _says_away(error: BaseException) -> bool:
     if isinstance(error, httpx.TransportError | httpx.HTTPStatusError):
         return True
     said = str(error).casefold()

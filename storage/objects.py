@@ -22,7 +22,7 @@ FULL = (errno.ENOSPC, errno.EDQUOT)
 """What the system says where no more fits."""
 REFUSED = (*FULL, errno.EROFS, errno.EACCES, errno.EPERM)
 """Errors after which no other write will go better."""
-SPARE = 1 << 20
+SPARE = 1 << 16
 """Bytes that are left free: receipts and the catalog have to fit too."""
 
 Tag = str | None
