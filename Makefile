@@ -1,4 +1,4 @@
-# make setup: .venv with everything; make demo: the whole method at work; make test: the unit tests; make test-slow: kill -9 and other long ones
+# make setup: .venv with everything; make demo: the whole method at work; make test: the unit tests; make test-slow: kill -9 and other slow ones
 PYTHON ?= python3
 BIN := .venv/bin
 
@@ -22,7 +22,7 @@ test: setup
 	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "not slow"
 
 test-slow: setup
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m slow
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --dist loadfile -m "slow and not long"
 
 lint: setup
 	$(BIN)/ruff format --check .

@@ -201,6 +201,7 @@ def test_who_was_taken_for_dead_replaces_no_receipt(server, tmp_path):
         run.job.run(stages()[-1], "b000000")
 
 
+@pytest.mark.long
 def test_a_restarted_server_is_waited_for(server, whole, tmp_path, tell):
     site = remote(tmp_path, "restart")
 

@@ -331,6 +331,7 @@ def mountable():
 
 
 @pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.skipif(not mountable(), reason="needs user namespaces to mount a small tmpfs")
 def test_a_full_disk_stops_each_stage_and_the_run_resumes(whole, tmp_path, tell):
     shutil.copytree(whole.root, tmp_path / "copy")
@@ -373,7 +374,10 @@ def test_a_full_disk_stops_each_stage_and_the_run_resumes(whole, tmp_path, tell)
 
 @pytest.mark.slow
 @pytest.mark.skipif(not shutil.which("setpriv"), reason="root may write everywhere")
-@pytest.mark.parametrize("stage", [stage.name for stage in stages()])
+@pytest.mark.parametrize(
+    "stage",
+    [pytest.param(s.name, marks=[] if s.name == "mask" else [pytest.mark.long]) for s in stages()],
+)
 def test_a_lost_permission_stops_cleanly_and_resumes(whole, tmp_path, stage, tell):
     from pinned_site import Site
 
