@@ -10,7 +10,7 @@ import time
 import pytest
 from small_run import ROOT, Site
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 
 
 def kill_after(site, seconds):
