@@ -7,6 +7,7 @@ from pathlib import Path
 from rich.console import Console
 
 from flows.config import Config, load_config
+from flows.ending import ending_at_once
 from flows.estimate import announce
 from flows.execute import STOPS
 from flows.nights import close_night
@@ -62,7 +63,7 @@ def all_steps(
     tidy: free space in the end, by the config's retention.
     """
     store = Store(settings.store)
-    with store.writing(), bars(console) as shown:
+    with ending_at_once(), store.writing(), bars(console) as shown:
         run = Run(store, settings, shown, runner, selection)
         before = run.digests("fuse")
         try:

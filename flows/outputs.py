@@ -36,7 +36,9 @@ def finished(store: Store, config: Config) -> list[Labelled]:
             if row.status == "active" and row.id not in failed
         ]
     if not found:
-        raise StoreError(f"{store.root} holds no finished label; `bluemask run CONFIG` makes them")
+        raise StoreError(
+            f"{store.root} holds no up-to-date label (`bluemask status` says why); `bluemask run CONFIG` makes them"
+        )
     return sorted(found, key=lambda item: item.row.path)
 
 

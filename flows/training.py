@@ -165,7 +165,9 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisi
         return Decision(False, "the config pins its checkpoint")
     entry, data = promoted(store, kind), data_record(store, plan, kind)
     if not data:
-        return Decision(entry is None and bool(plan.todo(stages()[0])), "there is nothing to learn from yet")
+        if entry is None and plan.todo(stages()[0]):
+            return Decision(True, "there is no network yet")
+        return Decision(False, "there is nothing to learn from yet")
     if entry is None:
         return Decision(True, "there is no network yet")
     if any(plan.failures[writer(name).name] & plan.blocks.keys() for name in READS[kind]):

@@ -25,6 +25,10 @@ class StoreError(RuntimeError):
     """The store does not hold what was asked for, or holds it damaged."""
 
 
+class NoStoreError(StoreError, ValueError):
+    """What was named is no store: wrong input."""
+
+
 def now() -> str:
     """This moment in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
@@ -60,11 +64,11 @@ class Store:
 
     @classmethod
     def existing(cls, root: Path) -> Store:
-        """Open a store that must be there. Raises StoreError with the remedy where it is not."""
+        """Open a store that must be there. Raises NoStoreError with the remedy where it is not."""
         store = cls(root)
         if store.objects.get("catalog.parquet") is None:
             lost = store.objects.get(f"{COPIES}/catalog.parquet") is not None
-            raise StoreError(
+            raise NoStoreError(
                 f"{store.name} has lost its catalog.parquet; `bluemask verify {store.name} --repair` restores it"
                 if lost
                 else f"{store.name} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"

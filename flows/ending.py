@@ -1,0 +1,39 @@
+"""How a run ends when it is told to: at once, with a sentence, as nothing that counts can be lost."""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from types import FrameType
+
+SIGNALS = (signal.SIGTERM, signal.SIGINT)
+SHOW_CURSOR = "\x1b[?25h"
+
+
+@contextmanager
+def ending_at_once() -> Iterator[None]:
+    """While inside, SIGTERM and Ctrl-C end this process without waiting for the block or training under way.
+
+    Prefect would wait for its threads, that is, for minutes, with the writer's lock held. Receipts are renamed in
+    after their data is durable and trainings keep their state, so ending at any moment is what the store is made for.
+    Outside of the main thread it changes nothing.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    before = {number: signal.signal(number, _end) for number in SIGNALS}
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+
+def _end(number: int, frame: FrameType | None) -> None:
+    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+    print(f"{cursor}\nbluemask: stopped; the same command goes on from here", file=sys.stderr, flush=True)
+    os._exit(128 + number)

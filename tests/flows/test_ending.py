@@ -1,0 +1,48 @@
+import signal
+import subprocess
+import sys
+import threading
+
+import pytest
+from small_run import ROOT
+
+from flows.ending import ending_at_once
+
+CODE = """
+import os, signal, threading, time
+from flows.ending import ending_at_once
+with ending_at_once():
+    threading.Thread(target=time.sleep, args=(60,)).start()  # work that nobody waits for
+    os.kill(os.getpid(), signal.{name})
+    time.sleep(60)
+"""
+
+
+@pytest.mark.parametrize("name", ["SIGTERM", "SIGINT"])
+def test_it_ends_at_once_with_a_sentence_though_a_thread_is_at_work(name):
+    result = subprocess.run(
+        [sys.executable, "-c", CODE.format(name=name)],
+        cwd=ROOT, capture_output=True, text=True, timeout=30, check=False,
+    )  # fmt: skip
+    assert result.returncode == 128 + getattr(signal, name)
+    assert result.stderr.strip() == "bluemask: stopped; the same command goes on from here"
+
+
+def test_afterwards_signals_mean_what_they_meant():
+    before = signal.getsignal(signal.SIGTERM)
+    with ending_at_once():
+        assert signal.getsignal(signal.SIGTERM) is not before
+    assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_in_another_thread_it_changes_nothing():
+    seen = []
+
+    def inside():
+        with ending_at_once():
+            seen.append(signal.getsignal(signal.SIGTERM))
+
+    thread = threading.Thread(target=inside)
+    thread.start()
+    thread.join()
+    assert seen == [signal.getsignal(signal.SIGTERM)]
