@@ -93,7 +93,8 @@ def _forget(store: Store, finding: Finding) -> None:
     if finding.kind == "history":
         previous = store.previous(finding.stage, finding.block)
         store.objects.delete(f"receipts/{finding.stage}/{finding.block}.prev.json")
-        if previous is not None:
+        present = store.receipt(finding.stage, finding.block)
+        if previous is not None and (present is None or previous.group != present.group):
             store.objects.delete(previous.group)
     else:
         store.objects.delete(finding.key)

@@ -15,6 +15,8 @@ from typing import Any
 from storage.objects import REFUSED, Objects, StoreUnwritableError
 
 KEY = "writer.lock"
+RELEASED = -1
+"""No holder's token: what is still at work after the lock was left must not write."""
 
 
 class StoreLockedError(RuntimeError):

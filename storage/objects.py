@@ -100,7 +100,7 @@ class LocalObjects:
         """Bytes of an object, or None where there is none."""
         try:
             return self.path(key).read_bytes()
-        except (FileNotFoundError, NotADirectoryError):
+        except (FileNotFoundError, NotADirectoryError, IsADirectoryError):
             return None
 
     def tagged(self, key: str) -> tuple[bytes | None, Tag]:

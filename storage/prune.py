@@ -148,8 +148,9 @@ Step = tuple[str, str, Callable[[Pruning, str], None]]
 
 def _replaced(store: Store) -> Iterator[Step]:
     for stage, block in _all_blocks(store.objects):
-        previous = store.previous(stage, block)
-        if previous is not None:
+        previous, present = store.previous(stage, block), store.receipt(stage, block)
+        # a run that died between the two names of one group leaves it in both: then it is the present one
+        if previous is not None and (present is None or previous.group != present.group):
             yield previous.group, "replaced; the quota", _forget(f"receipts/{stage}/{block}.prev.json")
 
 

@@ -103,8 +103,13 @@ class Reviews:
                 yield sha256, self.history(sha256)
 
     def masks(self) -> dict[str, str]:
-        """Digests of the corrected masks that count, by the images' sha256."""
-        return {sha256: history.last.mask for sha256, history in self.all() if history.last.mask}
+        """Digests of the corrected masks that count, by the images' sha256: none of those rejected since."""
+        last = {sha256: history.last for sha256, history in self.all()}
+        return {
+            sha256: review.mask
+            for sha256, review in last.items()
+            if review.mask and review.verdict != "reject"
+        }
 
     def add(self, sha256: str, review: Review, expected: int | None = None) -> History:
         """Append an entry. expected: the count that the caller saw; None takes any.

@@ -16,7 +16,7 @@ from zarr.storage import MemoryStore
 from storage.arrays import ArraySpec, open_array, read_array, write_kept
 from storage.documents import COPIES, Documents
 from storage.index import NAME, Mark, gather, read_index, write_index
-from storage.lock import guard, writer_lock
+from storage.lock import RELEASED, guard, writer_lock
 from storage.objects import LocalObjects, Objects
 from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
 
@@ -101,7 +101,7 @@ class Store:
             try:
                 yield
             finally:
-                self.fence = 0
+                self.fence = RELEASED
 
     def _guard(self) -> None:
         if self.fence:

@@ -76,6 +76,17 @@ def test_who_lost_the_lock_writes_nothing(site):
     assert sorted(site.store.root.rglob("arrays/mask/**/*")) == before
 
 
+def test_who_is_still_at_work_after_the_lock_was_left_writes_nothing(site):
+    store = site.store
+    with store.writing():
+        run = Run(store, site.config, Silent())
+    run.plan.force("mask", ["b000000"])
+    before = store.receipt("mask", "b000000")
+    with pytest.raises(StoreLockedError, match="taken over by another run"):
+        run.job.run(stages()[5], "b000000")
+    assert store.receipt("mask", "b000000") == before
+
+
 def test_an_image_replaced_while_running_is_not_mixed(site, tell):
     name = draw(site.images, "dent/new.png", 31).name
     with site.store.writing():

@@ -218,6 +218,15 @@ def test_a_quota_takes_what_can_be_made_anew_and_no_label(site):
     assert site.digests() == digests
 
 
+def test_a_group_that_both_receipts_name_is_not_pruned(site):
+    """A run that died between writing the receipt before and the present one leaves one group in both."""
+    folder = site.store.root / "receipts" / "fuse"
+    shutil.copy(folder / "b000000.json", folder / "b000000.prev.json")
+    (site.store.root / "arrays" / "fuse" / "b000099").mkdir()
+    prune_store(site.store, site.config, nights=0, quota_gb=1e-9, dry=False)
+    assert site.store.intact(site.store.receipt("fuse", "b000000"))
+
+
 def test_arrays_of_retired_blocks_go_with_time(site):
     site.change(data={"folder": "images", "max_gone": 1.0})
     block = "b000000"

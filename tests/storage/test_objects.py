@@ -22,6 +22,11 @@ def test_put_replaces_and_create_does_not(tmp_path):
     assert list(objects.list("none")) == []
 
 
+def test_a_folder_is_no_object(tmp_path):
+    (tmp_path / "a" / "empty").mkdir(parents=True)
+    assert LocalObjects(tmp_path).get("a/empty") is None
+
+
 def test_nothing_half_written_is_listed(tmp_path):
     objects = LocalObjects(tmp_path)
     (tmp_path / "a").mkdir()

@@ -47,6 +47,15 @@ def test_a_mask_comes_back_bit_for_bit(reviews):
     assert reviews.mask("cd" * 32) is None
 
 
+def test_a_mask_that_was_rejected_since_teaches_nothing(reviews):
+    digest = reviews.keep_mask(SHA, mask())
+    reviews.add(SHA, Review(mask=digest))
+    reviews.add(SHA, Review(verdict="reject", mask=digest))
+    assert reviews.masks() == {}
+    reviews.add(SHA, Review(verdict="accept", mask=digest))
+    assert reviews.masks() == {SHA: digest}
+
+
 def test_a_damaged_mask_is_an_error_and_never_a_label(reviews, tmp_path):
     reviews.add(SHA, Review(mask=reviews.keep_mask(SHA, mask())))
     file = next((tmp_path / "reviews").glob("*.png"))
