@@ -193,9 +193,8 @@ class Store:
                 raise StoreError(self._damaged(receipt, name, f"{part} is not what was written"))
 
     def _damaged(self, receipt: Receipt, name: str, why: str) -> str:
-        return (
-            f"{receipt.group}/{name} is damaged ({why}); `bluemask verify {self.name} --repair` makes it anew"
-        )
+        remedy = f"`bluemask verify {self.name} --repair` makes it anew"
+        return f"{receipt.group}/{name} is damaged ({why}); {remedy}"
 
     def commit(
         self,
