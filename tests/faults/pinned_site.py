@@ -38,6 +38,7 @@ def pinned_config(folder: Path, **changes) -> None:
         "retries": 0,
         "workers": 1,
         "augment": {"views": 2, "scales": [1]},
+        "embed": {"batch": 1},  # a call that holds several images rounds each by its neighbours
         "fuse": {"views": 1},
         "alerts": {"quarantined": None},
         "train_vit": {"checkpoint": "vit.safetensors"},

@@ -58,6 +58,7 @@ def everything(site):
     }
 
 
+@pytest.mark.timeout(7200 if FULL else 300)
 def test_all_damage_is_found_never_read_and_repaired(site, tell):
     rng = np.random.default_rng(0)
     truth, digests, rows = everything(site), site.digests(), load(site.store)
