@@ -52,6 +52,7 @@ class Run:
         self.runner = runner or Alone(config)
         if not dry:
             store.objects.sweep()
+            store.documents.settle()
             _note_config(store, config)
         shown.start("look", 0, "files")
         self.catalogue = refresh(store, config, partial(shown.reach, "look"), write=not dry)

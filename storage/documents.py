@@ -103,6 +103,17 @@ class Documents:
         self.objects.put(f"{COPIES}/{key}", sound[0])
         return True
 
+    def settle(self) -> None:
+        """Complete what a killed writer left: a document whose copy is still the version before, or none."""
+        for key in self.names():
+            known = self._digests(key)
+            value = self.objects.get(key) if known and not key.startswith("checkpoints/") else None
+            if value is None or sha256(value) != known[0]:
+                continue
+            copy = self.objects.get(f"{COPIES}/{key}")
+            if copy is None or (copy != value and sha256(copy) == known[1]):
+                self.objects.put(f"{COPIES}/{key}", value)
+
     def names(self) -> list[str]:
         """Documents that have a copy or digests."""
         names = {name.removesuffix(".sums") for name in self.objects.sizes(COPIES)}

@@ -30,6 +30,8 @@ def test_whatever_kills_the_writer_one_of_the_two_versions_is_read(tmp_path, wri
         Documents(objects).write("classes.json", b"new")
     found = Documents(LocalObjects(tmp_path))
     assert found.read("classes.json") == (b"old" if writes < 2 else b"new")
+    found.settle()
+    assert found.faults("classes.json") == [], "the next run completes it"
     assert found.repair("classes.json")
     assert found.faults("classes.json") == []
 
