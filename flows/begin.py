@@ -8,7 +8,7 @@ from rich.console import Console
 
 from flows.config import Config, load_config
 from flows.ending import ending_at_once
-from flows.estimate import announce
+from flows.estimate import announce, refuse_full_disk
 from flows.execute import STOPS
 from flows.nights import close_night
 from flows.outcome import Selection, Summary
@@ -32,7 +32,7 @@ def run_config(config: Path, console: Console, selection: Selection | None = Non
         run = Run(store, settings, shown, selection=selection)
         if run.idle():
             return close_night(run, run.digests("fuse"))
-    announce(store, settings, run.plan, console)
+    announce(run, console)
     changes = run.catalogue.changes
     summary = _worked(settings, config, console, selection)
     # the flow's own look came second and saw no change any more
@@ -60,11 +60,14 @@ def all_steps(
 ) -> Summary:
     """Every step in order, under the writer's lock; what no block can survive ends it in words.
 
+    Raises StoreError, before anything is done, where the disk is too small for what the run would write.
+
     tidy: free space in the end, by the config's retention.
     """
     store = Store(settings.store)
     with ending_at_once(), store.writing(), bars(console) as shown:
         run = Run(store, settings, shown, runner, selection)
+        refuse_full_disk(run)  # a scheduled run begins here
         before = run.digests("fuse")
         try:
             _steps(run)

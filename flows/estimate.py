@@ -5,8 +5,9 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
 from rich.console import Console
@@ -19,8 +20,11 @@ from storage.arrays import ArraySpec
 from storage.catalog import ImageRow
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
-from tasks.registry import stages
+from tasks.registry import stage, stages
 from tasks.stage import Stage
+
+if TYPE_CHECKING:
+    from flows.steps import Run
 
 RATIOS = {"label map": 0.2, "vote": 0.2, "flag": 1.0}
 """Share of its bytes that an array takes on disk at most, by kind; others may not shrink at all."""
@@ -45,21 +49,33 @@ class Estimate:
     unknown: tuple[str, ...] = ()
 
 
-def announce(store: Store, config: Config, plan: Plan, console: Console) -> None:
+def announce(run: Run, console: Console) -> None:
     """Say what a run will cost. Raises StoreError where the disk has not that much left."""
-    found = estimate(plan, trial_seconds(store, config, plan))
+    store = run.store
+    found = estimate(run.plan, trial_seconds(run), run.todo)
     if not store.local:
         console.print(f"estimate: at most {found.disk / 1e9:.2f} GB in {store.name}", highlight=False)
         return
+    refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
-    refuse_small_disk(found.disk, free, store, config)
     known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
-    rest = f" (not yet timed: {', '.join(found.unknown)})" if found.unknown else ""
+    untimed = [*found.unknown, *(name for name in run.forecast() if name.startswith("train_"))]
+    rest = f" (not known beforehand: {', '.join(untimed)})" if untimed else ""
     console.print(
         f"estimate: at most {found.disk / 1e9:.2f} GB of {free / 1e9:.0f} GB free on disk, "
         f"about {found.memory / 1e9:.1f} GB of memory; time: {known or 'unknown'}{rest}",
         highlight=False,
     )
+
+
+def refuse_full_disk(run: Run, found: Estimate | None = None) -> None:
+    """Raises StoreError where a run would write more than its disk has left; an object store has no such end.
+
+    found: the run's estimate; None makes one, without a trial.
+    """
+    if run.store.local:
+        needed = (found or estimate(run.plan, {}, run.todo)).disk
+        refuse_small_disk(needed, shutil.disk_usage(run.store.root).free, run.store, run.config)
 
 
 def refuse_small_disk(needed: float, free: float, store: Store, config: Config) -> None:
@@ -74,27 +90,30 @@ def refuse_small_disk(needed: float, free: float, store: Store, config: Config) 
     )
 
 
-def estimate(plan: Plan, trial: Mapping[str, float]) -> Estimate:
+def estimate(
+    plan: Plan, trial: Mapping[str, float], todo_of: Callable[[Stage], list[str]] | None = None
+) -> Estimate:
     """The cost of every stale block.
 
     trial: seconds an image that were measured just now, by stage; they count where a stage has no receipt.
+    todo_of: gives the blocks that a stage is to do; None is all that are stale.
     """
     disk, largest = 0.0, 0.0
     seconds: dict[str, float] = {}
     unknown = []
-    for stage in stages():
-        todo = plan.todo(stage)
+    for step in stages():
+        todo = (todo_of or plan.todo)(step)
         if not todo:
             continue
-        sizes = [block_bytes(plan, stage, plan.blocks[block]) for block in todo]
+        sizes = [block_bytes(plan, step, plan.blocks[block]) for block in todo]
         disk += sum(size.on_disk for size in sizes)
         largest = max(largest, max(size.in_memory for size in sizes))
         images = sum(len(plan.blocks[block]) for block in todo)
-        each = _seconds_each(plan, stage) or trial.get(stage.name)
+        each = seconds_each(plan, step) or trial.get(step.name)
         if each is None:
-            unknown.append(stage.name)
+            unknown.append(step.name)
         else:
-            seconds[stage.name] = images * each
+            seconds[step.name] = images * each
     return Estimate(disk, BASE + 2 * largest, seconds, tuple(unknown))
 
 
@@ -147,30 +166,30 @@ def _lengths(plan: Plan, rows: Sequence[ImageRow]) -> dict[str, int]:
     }
 
 
-def _seconds_each(plan: Plan, stage: Stage) -> float | None:
+def seconds_each(plan: Plan, stage: Stage) -> float | None:
     """Seconds an image as the store's receipts have them; None where there is none."""
     done: list[Receipt] = list(plan.receipts[stage.name].values())
     images = sum(receipt.images for receipt in done)
     return sum(receipt.seconds for receipt in done) / images if images else None
 
 
-def trial_seconds(store: Store, config: Config, plan: Plan) -> dict[str, float]:
+def trial_seconds(run: Run) -> dict[str, float]:
     """Seconds an image for SAM's encoder, by encoding one grey view; nothing where it is known or not needed.
 
     So a checkpoint that cannot be used is refused before the run, too.
     """
-    stage = next(stage for stage in stages() if stage.name == "embed")
-    if not plan.todo(stage):
+    embed, config = stage("embed"), run.config
+    if not run.todo(embed):
         return {}
     from models.sam import encode
 
-    sam, side = load_model(store, config, "sam"), input_side(config.sam.model)
-    if _seconds_each(plan, stage) is not None:
+    sam, side = load_model(run.store, config, "sam"), input_side(config.sam.model)
+    if seconds_each(run.plan, embed) is not None:
         return {}
     grey = np.full((1, side, side, 3), 128, np.uint8)
     started = time.perf_counter()
     encode(sam, grey, np.full((1, 2), side), precision_of(config))
-    return {stage.name: config.augment.views * (time.perf_counter() - started)}
+    return {embed.name: config.augment.views * (time.perf_counter() - started)}
 
 
 def _duration(seconds: float) -> str:

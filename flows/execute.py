@@ -57,7 +57,7 @@ class Job:
 
         Raises BlockError with stage, block and cause, and one of STOPS where no block can go on.
         """
-        if not self.plan.fresh(stage, block):
+        if not self.plan.fresh(stage, block) or self.plan.again(stage, block):
             try:
                 self.plan.update(self._do(stage, block))
             except STOPS:

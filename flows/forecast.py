@@ -10,10 +10,10 @@ from rich.console import Console
 from rich.table import Table
 
 from flows.config import Config, load_config
+from flows.estimate import estimate
 from flows.progress import bars
 from flows.steps import Run
 from models.sam_shapes import embedding_shape, input_side
-from storage.receipts import Receipt
 from storage.store import Store
 from tasks.stage import Stage
 
@@ -61,20 +61,18 @@ def _stage_row(table: Table, run: Run, stage: Stage) -> None:
     images = sum(len(run.plan.blocks[block]) for block in blocks)
     reasons = Counter(run.plan.why(stage, block) for block in blocks)
     why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
-    seconds, size = _cost(list(run.plan.receipts[stage.name].values()))
-    minutes = "?" if seconds is None else f"{images * seconds / 60:.1f}"
-    space = "?" if size is None else f"{images * size / 1e9:.2f}"
-    table.add_row(stage.name, str(len(blocks)), str(images), why, minutes, space)
+    found = estimate(run.plan, {}, lambda other: blocks if other is stage else [])
+    minutes = f"{found.seconds[stage.name] / 60:.1f}" if stage.name in found.seconds else "?"
+    size = _written(run, stage) or found.disk / images
+    table.add_row(stage.name, str(len(blocks)), str(images), why, minutes, f"{images * size / 1e9:.2f}")
 
 
-def _cost(receipts: list[Receipt]) -> tuple[float | None, float | None]:
-    """Seconds and bytes an image, as the store's receipts have them; None where there is none."""
+def _written(run: Run, stage: Stage) -> float | None:
+    """Bytes an image, as the store's receipts have them; None where there is none."""
+    receipts = run.plan.receipts[stage.name].values()
     images = sum(receipt.images for receipt in receipts)
-    if not images:
-        return None, None
-    seconds = sum(receipt.seconds for receipt in receipts)
-    size = sum(record.size for receipt in receipts for record in receipt.files.values())
-    return seconds / images, size / images
+    written = sum(record.size for receipt in receipts for record in receipt.files.values())
+    return written / images if images else None
 
 
 def _keeping(config: Config, run: Run) -> str:

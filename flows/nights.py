@@ -237,7 +237,7 @@ def write_report(store: Store, summary: Summary, night: Night) -> str:
         "margin:2em}th{text-align:left;padding-right:2em}</style>"
         f"<h1>{html.escape(store.name)}</h1><p>{made}</p><table>{cells}</table><ul>{listed}</ul>"
     )
-    store.objects.put(key, page.encode())
+    store.put(key, page.encode())
     store.write_json(LAST, {"made": made, "report": key, "night": vars(night)})
     return key
 

@@ -206,10 +206,15 @@ class Plan:
         receipt = self.receipts[stage.name].get(block)
         if receipt is None or (stage.name, block) in self.forced:
             return False
-        if any(row.id in receipt.failed and row.status == "active" for row in self.blocks[block]):
-            return False  # a file that could not be read is tried again
         reasons = self.reasons(stage, block)
         return reasons is not None and receipt.fingerprint == fingerprint(reasons) and self.intact(receipt)
+
+    def again(self, stage: Stage, block: str) -> bool:
+        """Whether an image of a done block could not be had: each run tries it again, and its neighbours stand."""
+        receipt = self.receipts[stage.name].get(block)
+        return receipt is not None and any(
+            row.id in receipt.failed and row.status == "active" for row in self.blocks[block]
+        )
 
     def state(self, stage: Stage, block: str) -> State:
         """How a block stands with a stage."""
@@ -228,6 +233,8 @@ class Plan:
             return "asked for"
         if reasons is None:
             return "waits for what it reads"
+        if self.fresh(stage, block) and self.again(stage, block):
+            return "an image of it could not be had"
         changed = sorted(
             name
             for name in reasons.keys() | receipt.reasons.keys()
@@ -236,8 +243,8 @@ class Plan:
         return ", ".join(changed) if changed else "its files are gone or have another size"
 
     def todo(self, stage: Stage) -> list[str]:
-        """Blocks that the stage must do, in order."""
-        return [block for block in self.blocks if not self.fresh(stage, block)]
+        """Blocks that the stage must do or try again, in order."""
+        return [block for block in self.blocks if not self.fresh(stage, block) or self.again(stage, block)]
 
     def table(self) -> dict[str, Counter[State]]:
         """Number of blocks in each state, by stage."""

@@ -121,7 +121,11 @@ class Run:
         """Whether a network is to be trained in this run, and why."""
         if self.only is not None and model_digest(self.store, self.config, kind) is not None:
             return training.Decision(False, "only some blocks are done again")
-        return training.decide(self.store, self.config, self.plan, kind)
+        try:
+            return training.decide(self.store, self.config, self.plan, kind)
+        except StoreError as error:  # what somebody drew is damaged: the network that there is stays
+            self.summary.failures[f"train_{kind}"] = str(error)
+            return training.Decision(False, str(error))
 
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:
         """Train a network where the retrain policy says so, or where it is asked for."""
@@ -183,11 +187,8 @@ class Run:
     def _take(self, stage: Stage, blocks: list[str], error: Exception | None) -> None:
         """Note how a group went; what another process did is read from its receipts."""
         for block in blocks:
-            if (
-                not self.plan.fresh(stage, block)
-                and self._read_again(block)
-                and self.plan.fresh(stage, block)
-            ):
+            due = not self.plan.fresh(stage, block) or self.plan.again(stage, block)
+            if due and self._read_again(block) and self.plan.fresh(stage, block):
                 self.shown.advance(stage.name, len(self.plan.blocks[block]))
         if isinstance(error, STOPS):
             raise error

@@ -260,9 +260,7 @@ def _keep_logs(store: Store, folder: Path) -> None:
     if not store.local:
         for path in folder.rglob("*"):
             if path.is_file():
-                store.objects.put(
-                    f"training/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes()
-                )
+                store.put(f"training/{folder.name}/{path.relative_to(folder).as_posix()}", path.read_bytes())
 
 
 def _clean(folder: Path) -> None:

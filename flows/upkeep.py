@@ -85,7 +85,7 @@ def _mend_checkpoint(store: Store, key: str) -> None:
     other = f"copies/checkpoints/{name}" if key.startswith("checkpoints/") else f"checkpoints/{name}"
     data = store.objects.get(other)
     if data is not None:
-        store.objects.put(key, data)
+        store.put(key, data)
 
 
 def _forget(store: Store, finding: Finding) -> None:

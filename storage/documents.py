@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
+from typing import Any
 
 from storage.objects import Objects
 
@@ -30,10 +32,14 @@ class Documents:
     whatever kills the process, the document is one of the two versions that the digests name.
     """
 
-    def __init__(self, objects: Objects) -> None:
-        """objects: where the bytes are."""
-        self.objects = objects
+    def __init__(self, objects: Objects, guard: Callable[[], None]) -> None:
+        """objects: where the bytes are; guard: raises where this process may not write any more."""
+        self.objects, self._guard = objects, guard
         self._seen: dict[str, tuple[bytes, bytes]] = {}
+
+    def __getstate__(self) -> dict[str, Any]:
+        """Sent to another process without what was read here."""
+        return vars(self) | {"_seen": {}}
 
     def read(self, key: str) -> bytes | None:
         """A document as it was written, or None where it never was. Raises DamagedError with the remedy."""
@@ -59,6 +65,7 @@ class Documents:
 
     def write(self, key: str, value: bytes) -> None:
         """Replace a document, its digests and its copy."""
+        self._guard()
         before = self.objects.get(key)
         new, old = sha256(value), sha256(before or b"")
         self.objects.put(self._sums(key), self._sealed(new, old))
@@ -104,10 +111,15 @@ class Documents:
         return True
 
     def settle(self) -> None:
-        """Complete what a killed writer left: a document whose copy is still the version before, or none."""
+        """Complete what a killed writer left: a document whose copy is still the version before, or none.
+
+        Not those that others write while a run goes on: reviews.
+        """
         for key in self.names():
+            if key.startswith(("checkpoints/", "reviews/")):
+                continue
             known = self._digests(key)
-            value = self.objects.get(key) if known and not key.startswith("checkpoints/") else None
+            value = self.objects.get(key) if known else None
             if value is None or sha256(value) != known[0]:
                 continue
             copy = self.objects.get(f"{COPIES}/{key}")

@@ -21,7 +21,7 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import ObjectStore
 
 from storage.index import Mark
-from storage.lock import KEY, StoreLockedError, guard, holder, next_token, sentence
+from storage.lock import KEY, StoreLockedError, guard, holder, next_token, sentence, token_of
 from storage.objects import StoreUnwritableError, Tag
 
 SCHEME = "s3:"
@@ -265,8 +265,8 @@ def _renew(
     while not ended.wait(lease / 3):
         text = _text(token)
         try:
-            if not objects.swap(KEY, text, tag):
-                return
+            if not objects.swap(KEY, text, tag) and token_of(objects.get(KEY)) != token:
+                return  # a beat whose answer was lost is ours all the same
             tag = objects.tagged(KEY)[1]
         except (StoreUnwritableError, BaseError):
             continue  # the server is away: the next beat will tell

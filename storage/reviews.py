@@ -1,7 +1,8 @@
 """What people said of a label: a verdict that names the content that it judged, a note, a corrected mask.
 
 A review belongs to an image's content (its sha256), not to its path or block, so it survives every rerun. A
-corrected mask lies beside it as an indexed PNG, written once under its own digest.
+corrected mask lies beside it as an indexed PNG, written once under its own digest. Nobody can make either anew, so
+both are documents, with copies and digests.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.arrays import content_digest
+from storage.documents import DamagedError
 from storage.store import Store, StoreError, now
 
 Verdict = Literal["accept", "reject", "correct"]
@@ -84,7 +86,7 @@ class Reviews:
 
     def history(self, sha256: str) -> History:
         """All entries of an image. Raises StoreError where the file is damaged: nobody's word is dropped."""
-        data = self._store.objects.get(_key(sha256))
+        data = self._read(_key(sha256))
         if data is None:
             return History()
         try:
@@ -95,16 +97,29 @@ class Reviews:
                 f"{path} cannot be read ({error}); mend it, or delete it to begin anew"
             ) from error
 
-    def all(self) -> Iterator[tuple[str, History]]:
-        """Every reviewed image's sha256 and history."""
+    def _read(self, key: str) -> bytes | None:
+        """Bytes of a file as they were written, or None. Raises StoreError with the remedy where they are not."""
+        try:
+            return self._store.documents.read(key)
+        except DamagedError as error:
+            raise StoreError(
+                f"{self._store.root / key} is not what was written; `bluemask verify {self._store.name} --repair` "
+                "restores it from its copy"
+            ) from error
+
+    def images(self) -> Iterator[str]:
+        """Sha256 of every reviewed image."""
         for key in self._store.objects.list(FOLDER, ".json"):
             sha256 = key.removeprefix(f"{FOLDER}/").removesuffix(".json")
             if re.fullmatch(r"[0-9a-f]{64}", sha256):
-                yield sha256, self.history(sha256)
+                yield sha256
 
     def masks(self) -> dict[str, str]:
-        """Digests of the corrected masks that count, by the images' sha256: none of those rejected since."""
-        last = {sha256: history.last for sha256, history in self.all()}
+        """Digests of the corrected masks that count, by the images' sha256: none of those rejected since.
+
+        Raises StoreError where a review is damaged: what it said is not to be forgotten in silence.
+        """
+        last = {sha256: self.history(sha256).last for sha256 in self.images()}
         return {
             sha256: review.mask
             for sha256, review in last.items()
@@ -140,9 +155,9 @@ class Reviews:
     def _put(self, key: str, value: bytes) -> None:
         """Write whole or not at all; again where a run that just started has swept the half-written file away."""
         try:
-            self._store.objects.put(key, value)
+            self._store.documents.write(key, value)
         except FileNotFoundError:
-            self._store.objects.put(key, value)
+            self._store.documents.write(key, value)
 
     def keep_mask(self, sha256: str, mask: np.ndarray) -> str:
         """Write a corrected mask, before the entry that names it. Returns its digest.
@@ -164,7 +179,7 @@ class Reviews:
         if not review.mask:
             return None
         key = _mask_key(sha256, review.mask)
-        data = self._store.objects.get(key)
+        data = self._read(key)
         remedy = f"correct the image again, or delete {self._store.root / _key(sha256)}"
         if data is None:
             raise StoreError(f"{self._store.root / key} is missing; {remedy}")

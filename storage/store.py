@@ -60,7 +60,7 @@ class Store:
             from storage.remote import RemoteObjects
 
             self.objects = RemoteObjects(_remote(root) or "")
-        self.documents = Documents(self.objects)
+        self.documents = Documents(self.objects, self._guard)
 
     @classmethod
     def existing(cls, root: Path) -> Store:
@@ -107,6 +107,11 @@ class Store:
         if self.fence:
             guard(self.objects, self.fence)
 
+    def put(self, key: str, value: bytes) -> None:
+        """Replace an object. Raises StoreLockedError where the lock that this process held is another's by now."""
+        self._guard()
+        self.objects.put(key, value)
+
     # -- receipts ---------------------------------------------------------------------------------
 
     def receipt(self, stage: str, block: str) -> Receipt | None:
@@ -129,7 +134,7 @@ class Store:
         """Bring a stage's index up to date; only the holder of the writer's lock does."""
         entries, changed = self._gathered(stage)
         if changed:
-            self.objects.put(f"receipts/{stage}/{NAME}", write_index(entries))
+            self.put(f"receipts/{stage}/{NAME}", write_index(entries))
 
     def _gathered(self, stage: str) -> tuple[dict[str, tuple[Mark, str]], int]:
         known = read_index(self.objects.get(f"receipts/{stage}/{NAME}"))
@@ -181,9 +186,8 @@ class Store:
         if name not in receipt.arrays:
             raise StoreError(f"stage {receipt.stage!r}, block {receipt.block}: wrote no array {name!r}")
         if name in receipt.dropped:
-            raise StoreError(
-                f"stage {receipt.stage!r}, block {receipt.block}: {name!r} is not kept (config: keep)"
-            )
+            what = f"stage {receipt.stage!r}, block {receipt.block}"
+            raise StoreError(f"{what}: {name!r} is not kept (config: keep)")
         if not self.intact(receipt):
             raise StoreError(self._damaged(receipt, name, "a file is missing or has another size"))
         # Zarr's own description bears no checksum, and a flipped bit in it can make every chunk look absent
@@ -258,12 +262,10 @@ class Store:
     def restore(self, stage: str, block: str, fingerprint: str) -> Receipt | None:
         """Take the arrays before the present ones back, if they were made from just this; None where not."""
         before = self.previous(stage, block)
-        if before is None or before.fingerprint != fingerprint or before.dropped or before.failed:
+        same = before is not None and before.fingerprint == fingerprint
+        if before is None or not same or before.dropped or before.failed or not self.intact(before):
             return None
-        if not self.intact(before):
-            return None
-        self._guard()
-        self._replace(before.model_copy(update={"fence": self.fence}))
+        self._replace(before.model_copy(update={"fence": self.fence, "made": now()}))
         self.objects.delete(f"receipts/{stage}/{block}.failed.json")
         return self.receipt(stage, block)
 
@@ -271,8 +273,7 @@ class Store:
         """Remove an array that the config does not keep; the receipt says so, first. Returns it."""
         files = {path: record for path, record in receipt.files.items() if not path.startswith(f"{name}/")}
         gone = receipt.model_copy(update={"files": files, "dropped": (*receipt.dropped, name)})
-        self._guard()
-        self.objects.put(f"receipts/{receipt.stage}/{receipt.block}.json", seal(gone))
+        self.put(f"receipts/{receipt.stage}/{receipt.block}.json", seal(gone))
         self.objects.delete(f"{receipt.group}/{name}")
         return gone
 
@@ -281,7 +282,7 @@ class Store:
     def record_failure(self, stage: str, block: str, error: str) -> None:
         """Note that a stage failed on a block; the note goes when it succeeds."""
         failure = Failure(stage=stage, block=block, error=error, made=now())
-        self.objects.put(f"receipts/{stage}/{block}.failed.json", seal(failure))
+        self.put(f"receipts/{stage}/{block}.failed.json", seal(failure))
 
     def failures(self, stage: str) -> dict[str, Failure]:
         """Blocks on which a stage failed last time; a note that cannot be read is no news of a block."""
@@ -310,7 +311,7 @@ class Store:
     def add_checkpoint(self, digest: str, data: bytes) -> None:
         """Keep a network's weights under their sha256, with a copy."""
         for folder in ("checkpoints", f"{COPIES}/checkpoints"):
-            self.objects.put(f"{folder}/{digest}.safetensors", data)
+            self.put(f"{folder}/{digest}.safetensors", data)
 
     def checkpoint(self, digest: str, cache: Path) -> Path:
         """A file with the weights of that sha256, which is checked; a remote one is fetched into `cache` once.
@@ -329,8 +330,7 @@ class Store:
 
     def classes(self) -> list[str]:
         """Names of the defect classes; class k of a label map is the k-th, from 1."""
-        found: list[str] = self.read_json("classes.json") or []
-        return found
+        return list(self.read_json("classes.json") or [])
 
     def merged_classes(self, names: Iterable[str]) -> list[str]:
         """The classes with those appended that are new, in the order given. Raises StoreError for too many."""
@@ -338,7 +338,7 @@ class Store:
         merged = known + [name for name in dict.fromkeys(names) if name not in known]
         if len(merged) > 254:
             raise StoreError(
-                f"{len(merged)} classes; a label map has room for 254 (0 is background, 255 unknown)"
+                f"{len(merged)} classes; a label map has room for 254 (0 background, 255 unknown)"
             )
         return merged
 

@@ -168,26 +168,29 @@ class Refresher:
     # -- reviews and counts ---------------------------------------------------------------------------
 
     def _take_reviews(self) -> None:
-        entries = [(sha256, history.last) for sha256, history in self.reviews.all()]
         content = dict(self.index.connection().execute("SELECT sha256, content FROM image WHERE active = 1"))
-        rows = [
-            (review_state(r.verdict, r.judged, r.mask or content.get(sha256, "")), r.mask, sha256)
-            for sha256, r in entries
-        ]
+        rows = [(*self._review(sha256, content.get(sha256, "")), sha256) for sha256 in self.reviews.images()]
         with self.index.writing() as db:
             db.execute("UPDATE image SET review='none', corrected=0 WHERE review != 'none' OR corrected")
             db.execute("UPDATE detail SET mask='' WHERE mask != ''")
             for state, mask, sha256 in rows:
                 _set_review(db, state, mask, sha256)
 
+    def _review(self, sha256: str, content: str) -> tuple[str, str]:
+        """How a review stands, and the mask that it names; the image's own page says what is wrong with a damaged one."""
+        try:
+            last = self.reviews.history(sha256).last
+        except StoreError:
+            return "again", ""
+        return review_state(last.verdict, last.judged, last.mask or content), last.mask
+
     def take_review(self, image: int) -> None:
         """Take in one image's review at once, without a look at the rest."""
         row = self.index.image(image)
         if row is not None:
-            r = self.reviews.history(row["sha256"]).last
-            state = review_state(r.verdict, r.judged, r.mask or row["content"])
+            state, mask = self._review(row["sha256"], row["content"])
             with self.index.writing() as db:
-                _set_review(db, state, r.mask, row["sha256"])
+                _set_review(db, state, mask, row["sha256"])
 
     def _count(self) -> None:
         with self.index.writing() as db:

@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 from PIL import Image
 from pinned_site import pinned_site
-from small_run import Silent
+from small_run import Silent, draw
 
 from flows.catalogue import refresh
+from flows.outputs import finished
 from flows.steps import Run
 from storage.catalog import load
 from storage.sources import SourceError
@@ -125,6 +126,32 @@ def test_each_bad_file_is_named_and_the_good_ones_come_out_alike(site, tell):
         len(bad) + len(odd) + len(notes),
         "each named with file, reason and remedy; good ones unchanged",
     )
+
+
+def test_an_image_that_vanishes_under_way_takes_no_neighbour_with_it(site, tell):
+    folder = site.images / "dent"
+    for n in range(3):
+        draw(site.images, f"dent/new{n}.png", 7_000_000 + n)
+    lost, data = folder / "new1.png", (folder / "new1.png").read_bytes()
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        lost.unlink()
+        for step in run.steps():
+            if not isinstance(step, str):
+                run.stage(step)
+        summary = run.close()
+    assert set(summary.failed_images) == {"dent/new1.png"}
+    assert not summary.failures
+    assert summary.exit_code == 3
+    done = {item.row.path for item in finished(site.store, site.config)}
+    assert {"dent/new0.png", "dent/new2.png"} <= done
+    assert "dent/new1.png" not in done
+    lost.write_bytes(data)
+    assert site.todo() == {"ingest": 3}, "it is tried again, once a run"
+    site.finish()
+    assert "dent/new1.png" in {item.row.path for item in finished(site.store, site.config)}
+    assert site.todo() == {}
+    tell("image lost while a run is under way", 1, "named; its block's other images labelled; done when back")
 
 
 @pytest.mark.parametrize(("width", "status"), [(20_000, "quarantined"), (2_500, "active")])

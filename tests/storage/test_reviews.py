@@ -1,10 +1,12 @@
 import json
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from storage.reviews import MOST, Review, ReviewConflict, Reviews, label_digest
 from storage.store import Store, StoreError
+from storage.verify import check_documents
 
 SHA = "ab" * 32
 
@@ -56,31 +58,54 @@ def test_a_mask_that_was_rejected_since_teaches_nothing(reviews):
     assert reviews.masks() == {SHA: digest}
 
 
-def test_a_damaged_mask_is_an_error_and_never_a_label(reviews, tmp_path):
-    reviews.add(SHA, Review(mask=reviews.keep_mask(SHA, mask())))
-    file = next((tmp_path / "reviews").glob("*.png"))
-    file.rename(tmp_path / "kept.png")
-    with pytest.raises(StoreError, match="is missing"):
-        reviews.mask(SHA)
-    data = bytearray((tmp_path / "kept.png").read_bytes())
+def flip(path):
+    data = bytearray(path.read_bytes())
     data[len(data) // 2] ^= 1
-    file.write_bytes(bytes(data))
-    with pytest.raises(StoreError, match=r"cannot be read|not the mask"):
-        reviews.mask(SHA)
+    path.write_bytes(bytes(data))
 
 
-def test_a_damaged_file_is_told_and_not_written_over(reviews, tmp_path):
+def test_a_damaged_review_or_mask_is_an_error_and_comes_back_from_its_copy(reviews, tmp_path):
+    digest = reviews.keep_mask(SHA, mask())
+    reviews.add(SHA, Review(verdict="accept", mask=digest))
+    for pattern in ("*.png", "*.json"):
+        file = next((tmp_path / "reviews").glob(pattern))
+        for damage in (flip, Path.unlink):
+            damage(file)
+            fresh = Reviews(Store(tmp_path))
+            with pytest.raises(StoreError, match=r"verify .* --repair"):
+                fresh.mask(SHA)
+            store = Store(tmp_path)
+            (finding,) = check_documents(store)
+            assert finding.key == f"reviews/{file.name}"
+            assert store.documents.repair(finding.key)
+            np.testing.assert_array_equal(Reviews(Store(tmp_path)).mask(SHA), mask())
+            assert Reviews(Store(tmp_path)).masks() == {SHA: digest}
+
+
+def test_a_damaged_review_is_not_written_over_nor_forgotten(reviews, tmp_path):
     reviews.add(SHA, Review(verdict="accept"))
-    (tmp_path / "reviews" / f"{SHA}.json").write_text("{")
+    for file in (tmp_path / "reviews" / f"{SHA}.json", tmp_path / "copies" / "reviews" / f"{SHA}.json"):
+        file.write_text("{")
+    fresh = Reviews(Store(tmp_path))
+    with pytest.raises(StoreError, match="not what was written"):
+        fresh.add(SHA, Review(verdict="reject"))
+    with pytest.raises(StoreError, match="not what was written"):
+        fresh.masks()
+
+
+def test_a_review_by_hand_that_is_no_review_is_told(reviews, tmp_path):
+    file = tmp_path / "reviews" / f"{SHA}.json"
+    file.parent.mkdir()
+    file.write_text("{")
     with pytest.raises(StoreError, match="cannot be read"):
-        reviews.add(SHA, Review(verdict="reject"))
+        reviews.history(SHA)
 
 
 def test_only_images_have_reviews(reviews, tmp_path):
     for name in ("../../x", "AB" * 32, "", "ab" * 31):
         with pytest.raises(ValueError, match="no sha256"):
             reviews.add(name, Review(verdict="accept"))
-    assert list(reviews.all()) == []
+    assert list(reviews.images()) == []
     assert not (tmp_path / "reviews").exists()
 
 
