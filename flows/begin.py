@@ -50,7 +50,8 @@ def _worked(settings: Config, config: Path, console: Console, selection: Selecti
     except Exception as error:
         if settings.runner == "dask" or not server.is_away(error):
             raise
-        summary = all_steps(settings, Alone(settings), selection, console)
+        with server.leash():  # one that failed us may still be there
+            summary = all_steps(settings, Alone(settings), selection, console)
         summary.notes.append(f"Prefect's server was away ({server.said(error)}): this process went on alone")
         return summary
 

@@ -195,7 +195,7 @@ def browse(root: Path, *, host: str, port: int, masks: Path | None, show: bool) 
     if not (root / "catalog.parquet").is_file():
         from storage.store import Store
 
-        Store.existing(root)
+        refuse_remote(Store.existing(root))
     index = open_index(root)
     keeper = Keeper(root, index, masks)
     listening = _listen(host, port)
@@ -219,6 +219,16 @@ def _announce(server: uvicorn.Server, address: str, show: bool, keeper: Keeper) 
     if show:
         webbrowser.open(address)
     keeper.thread.start()  # after the first page had its turn
+
+
+def refuse_remote(store: Store) -> None:
+    """Raises StoreError for a store that lies in no folder: its pages need an index beside the arrays."""
+    if not store.local:
+        from storage.store import StoreError
+
+        raise StoreError(
+            f"{store.name} lies in an object store; copy it into a folder and name that (only labels: `bluemask export`)"
+        )
 
 
 def open_index(root: Path) -> Index:

@@ -12,10 +12,11 @@ from pathlib import Path
 from flows.config import Config
 from models.sam_shapes import embedding_shape, input_side
 from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
+from storage.documents import file_digest
 from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels
 from storage.sources import Source, scan
-from storage.store import Store, file_digest
+from storage.store import Store
 
 RANGE = "value_range.json"
 MOST_SIDE = 65_535

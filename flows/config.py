@@ -225,7 +225,8 @@ def load_config(path: Path) -> Config:
             f"{path}: {error.strerror}; `bluemask init FOLDER --out {path}` writes one"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
-        raise ConfigError(f"{path} is not valid YAML: {error}") from error
+        said = str(error).replace('"<unicode string>"', str(path))
+        raise ConfigError(f"{path} is not valid YAML: {said}") from error
     if not isinstance(values, dict):
         raise ConfigError(f"{path}: expected keys and values, found {type(values).__name__}")
     return anchored(build_config(values, str(path)), path.resolve().parent)

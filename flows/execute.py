@@ -17,12 +17,13 @@ from flows.networks import load_model, precision_of
 from flows.plan import Plan, deferred, digest_of, facts, fingerprint, section, unkept
 from storage.arrays import content_digest
 from storage.catalog import ImageRow
+from storage.documents import file_digest
 from storage.lock import StoreLockedError
 from storage.marks import AnnotationIndex
 from storage.objects import StoreUnwritableError
 from storage.pixels import read_pixels, to_rgb8
 from storage.receipts import Receipt
-from storage.store import Store, StoreError, file_digest
+from storage.store import Store, StoreError
 from tasks.ingest import Ingested, ingest
 from tasks.registry import writer
 from tasks.stage import Stage

@@ -89,12 +89,12 @@ def _in_a_flow() -> bool:
 
 def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     """Figures of every labelled image, read anew only where the label is; compared with the last night's."""
-    old = {row["sha256"]: row for row in _load(store)}
+    old = {(row["id"], row["sha256"]): row for row in _load(store)}
     rows = [row for block in plan.blocks for row in _of_block(store, plan, block, old)]
     _save(store, rows)
     last = (store.read_json(LAST) or {}).get("night")
     night = _sum(rows, plan.classes, len(summary.quarantined))
-    both = [(old[row["sha256"]], row) for row in rows if row["sha256"] in old]
+    both = [(old[key], row) for row in rows if (key := (row["id"], row["sha256"])) in old]
     night.compared, night.changed = len(both), sum(a["label"] != b["label"] for a, b in both)
     if last is not None:
         night.drift = {
@@ -106,20 +106,23 @@ def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     return night
 
 
-def _of_block(store: Store, plan: Plan, block: str, old: Mapping[str, Any]) -> Iterable[dict[str, Any]]:
-    """One row per live image of a block; nothing for a block whose label is not up to date."""
+def _of_block(
+    store: Store, plan: Plan, block: str, old: Mapping[tuple[int, str], Any]
+) -> Iterable[dict[str, Any]]:
+    """One row per live image of a block; what could not be done this night keeps what the last one said of it."""
+    active = [(n, row) for n, row in enumerate(plan.blocks[block]) if row.status == "active"]
     if not plan.fresh(stage("fuse"), block):
+        yield from (old[row.id, row.sha256] for _, row in active if (row.id, row.sha256) in old)
         return
     made = digest_of(
         [plan.receipts["fuse"][block].arrays["p"].digest, plan.receipts["ensemble"][block].fingerprint]
     )
     failed = plan.receipts["ingest"][block].failed
-    live = [
-        (n, row)
-        for n, row in enumerate(plan.blocks[block])
-        if row.status == "active" and row.id not in failed
-    ]
-    known = [old.get(row.sha256) for _, row in live]
+    yield from (
+        old[row.id, row.sha256] for _, row in active if row.id in failed and (row.id, row.sha256) in old
+    )
+    live = [(n, row) for n, row in active if row.id not in failed]
+    known = [old.get((row.id, row.sha256)) for _, row in live]
     if all(item is not None and item["made"] == made for item in known):
         yield from (item for item in known if item is not None)
         return
@@ -129,6 +132,7 @@ def _of_block(store: Store, plan: Plan, block: str, old: Mapping[str, Any]) -> I
         label, entropy = arrays["p"][n, :height, :width], arrays["entropy"][n, :, :height, :width]
         counts = np.bincount(label.ravel(), minlength=256)
         yield {
+            "id": row.id,
             "sha256": row.sha256,
             "made": made,
             "label": content_digest(np.ascontiguousarray(label)),
@@ -157,7 +161,8 @@ def _load(store: Store) -> list[dict[str, Any]]:
         data = store.documents.read(FIGURES)
     except DamagedError:
         return []  # they are made anew from the labels
-    return [] if data is None else pq.read_table(io.BytesIO(data)).to_pylist()
+    rows = [] if data is None else pq.read_table(io.BytesIO(data)).to_pylist()
+    return [row for row in rows if "id" in row]  # older tables did not name the image
 
 
 def _save(store: Store, rows: list[dict[str, Any]]) -> None:

@@ -68,9 +68,63 @@ class Bars:
             self._progress.stop_task(self._tasks[name])
 
 
+class Lines(Bars):
+    """The same for a log: a line where a step begins and ends, and now and then in between."""
+
+    def __init__(self, console: Console, every: float = 60.0) -> None:
+        """every: seconds between two lines of one step."""
+        self._console, self._every = console, every
+        self._done: dict[str, int] = {}
+        self._of: dict[str, tuple[int, str]] = {}
+        self._since: dict[str, float] = {}
+        self._told: dict[str, float] = {}
+        self._lock = threading.Lock()
+
+    def start(self, name: str, total: int, unit: str) -> None:
+        """Say what is to be done."""
+        with self._lock:
+            now = time.monotonic()
+            self._done[name], self._of[name] = 0, (total, unit)
+            self._since[name] = self._told[name] = now
+            self._say(name, f"{total} {unit}" if total else "begins")
+
+    def advance(self, name: str, images: int) -> None:
+        """One more block is done."""
+        with self._lock:
+            self._done[name] += 1
+            self._now_and_then(name)
+
+    def reach(self, name: str, done: int, total: int, *_: object) -> None:
+        """So many of a total are done."""
+        with self._lock:
+            self._done[name], self._of[name] = done, (total, self._of[name][1])
+            self._now_and_then(name)
+
+    def finish(self, name: str) -> None:
+        """Say how far it came, and how long it took."""
+        with self._lock:
+            self._say(name, f"{self._state(name)} in {time.monotonic() - self._since[name]:.1f} s")
+
+    def _now_and_then(self, name: str) -> None:
+        now = time.monotonic()
+        if now - self._told[name] >= self._every:
+            self._told[name] = now
+            self._say(name, self._state(name))
+
+    def _state(self, name: str) -> str:
+        total, unit = self._of[name]
+        return f"{self._done[name]}/{total} {unit}"
+
+    def _say(self, name: str, words: str) -> None:
+        self._console.print(f"{time.strftime('%H:%M:%S')} {name}: {words}", highlight=False, markup=False)
+
+
 @contextmanager
 def bars(console: Console) -> Iterator[Bars]:
-    """Show bars while the block runs; on something that is no terminal, only the final state is written."""
+    """Show bars while the block runs; on something that is no terminal, lines."""
+    if not console.is_terminal:
+        yield Lines(console)
+        return
     columns = (
         TextColumn("{task.description:<14}"),
         BarColumn(bar_width=32),

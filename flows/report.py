@@ -5,7 +5,7 @@ from __future__ import annotations
 import sqlite3
 from pathlib import Path
 
-from flows.browse import open_backend, open_index
+from flows.browse import open_backend, open_index, refuse_remote
 from storage.store import Store, now
 from tasks.registry import stages
 from viewer.report import render
@@ -18,7 +18,7 @@ def write_report(root: Path, out: Path | None = None) -> Path:
 
     out: the file, None for `report.html` in the store. Raises StoreError where there is no store.
     """
-    Store.existing(root)
+    refuse_remote(Store.existing(root))
     index = open_index(root)
     backend = open_backend(root, index, None)
     backend.refresher.run()

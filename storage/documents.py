@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from storage.objects import Objects
@@ -23,6 +24,12 @@ class DamagedError(RuntimeError):
 def sha256(data: bytes) -> str:
     """Hexadecimal digest of some bytes."""
     return hashlib.sha256(data).hexdigest()
+
+
+def file_digest(path: Path) -> str:
+    """Sha256 of a file's bytes."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 class Documents:

@@ -180,7 +180,7 @@ class Reviews:
             return None
         key = _mask_key(sha256, review.mask)
         data = self._read(key)
-        remedy = f"correct the image again, or delete {self._store.root / _key(sha256)}"
+        remedy = "correct the image again"
         if data is None:
             raise StoreError(f"{self._store.root / key} is missing; {remedy}")
         try:

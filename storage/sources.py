@@ -58,7 +58,9 @@ def scan(folder: Path, labels: Path | None, normal: Collection[str]) -> Scan:
     Raises SourceError where the folder cannot be read, holds no image, or the CSV is wrong.
     """
     if not folder.is_dir():
-        raise SourceError(f"{folder} is no folder that can be read; mount it, or correct data.folder")
+        raise SourceError(
+            f"{folder} is no folder that can be read; mount it, or correct the path (in a config: data.folder)"
+        )
     _entries(folder, "", Scan())  # raises where it cannot be listed
     table = labels or (folder / LABELS if (folder / LABELS).is_file() else None)
     quiet = {name.casefold() for name in normal}

@@ -14,8 +14,9 @@ import numpy as np
 from zarr.storage import MemoryStore
 
 from storage.arrays import ArraySpec, open_array, read_array, write_kept
-from storage.documents import COPIES, Documents
+from storage.documents import COPIES, Documents, file_digest
 from storage.index import NAME, Mark, gather, read_index, write_index
+from storage.lock import KEY as LOCK
 from storage.lock import RELEASED, guard, writer_lock
 from storage.objects import LocalObjects, Objects
 from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
@@ -32,12 +33,6 @@ class NoStoreError(StoreError, ValueError):
 def now() -> str:
     """This moment in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")
-
-
-def file_digest(path: Path) -> str:
-    """Sha256 of a file's bytes."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _remote(root: Path) -> str | None:
@@ -68,9 +63,12 @@ class Store:
         store = cls(root)
         if store.objects.get("catalog.parquet") is None:
             lost = store.objects.get(f"{COPIES}/catalog.parquet") is not None
+            begun = store.objects.get(LOCK) is not None
             raise NoStoreError(
                 f"{store.name} has lost its catalog.parquet; `bluemask verify {store.name} --repair` restores it"
                 if lost
+                else f"{store.name} holds nothing yet: a run has begun there and not looked at all images; wait for it"
+                if begun
                 else f"{store.name} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"
             )
         return store

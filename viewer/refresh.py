@@ -169,8 +169,11 @@ class Refresher:
 
     def _take_reviews(self) -> None:
         content = dict(self.index.connection().execute("SELECT sha256, content FROM image WHERE active = 1"))
-        rows = [(*self._review(sha256, content.get(sha256, "")), sha256) for sha256 in self.reviews.images()]
+        # read inside: a verdict that is given meanwhile is taken in after this, and not undone
         with self.index.writing() as db:
+            rows = [
+                (*self._review(sha256, content.get(sha256, "")), sha256) for sha256 in self.reviews.images()
+            ]
             db.execute("UPDATE image SET review='none', corrected=0 WHERE review != 'none' OR corrected")
             db.execute("UPDATE detail SET mask='' WHERE mask != ''")
             for state, mask, sha256 in rows:

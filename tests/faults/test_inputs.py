@@ -15,8 +15,8 @@ from flows.catalogue import refresh
 from flows.outputs import finished
 from flows.steps import Run
 from storage.catalog import load
+from storage.documents import file_digest
 from storage.sources import SourceError
-from storage.store import file_digest
 from tasks.registry import stages
 
 

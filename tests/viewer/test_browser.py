@@ -38,7 +38,8 @@ def browser():
 def page(browser, served):
     """A page of the site; at its end nothing was asked for elsewhere, and the console said nothing."""
     address, store = served
-    shutil.rmtree(store / "reviews", ignore_errors=True)
+    for folder in ("reviews", "copies/reviews"):
+        shutil.rmtree(store / folder, ignore_errors=True)
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(60_000)
     opened = context.new_page()
