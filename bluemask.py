@@ -44,9 +44,7 @@ def init(
     ],
     out: Annotated[Path, typer.Option(help="The config file to write.")],
     store: Annotated[Path, typer.Option(help="Where arrays and labels will lie.")],
-    labels: Annotated[
-        Path | None, typer.Option(help="A labels CSV elsewhere than FOLDER/labels.csv.")
-    ] = None,
+    labels: Annotated[Path | None, typer.Option(help="Labels CSV elsewhere than FOLDER/labels.csv.")] = None,
     force: Annotated[bool, typer.Option("--force", help="Replace a config that is there.")] = False,
 ) -> None:
     """Look at an image folder, say what is in it, and write a commented config that runs as it is."""
@@ -269,9 +267,7 @@ def browse(
 @app.command(epilog="Example: bluemask report photos.store --out night.html")
 def report(
     store: StorePath,
-    out: Annotated[
-        Path | None, typer.Option(help="The HTML file to write; report.html in the store by default.")
-    ] = None,
+    out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the store by default.")] = None,
 ) -> None:
     """Write one HTML file to mail: worst and best images, distributions, tables by class, drift."""
     from flows.report import write_report
@@ -279,13 +275,27 @@ def report(
     typer.echo(f"wrote {write_report(store, out)}")
 
 
+@app.command(epilog="Example: bluemask synth bluefilm")
+def synth(
+    folder: Annotated[Path, typer.Argument(help="New folder for images/ and masks/.")],
+    count: Annotated[int, typer.Option(min=1, help="Images of each class, and good ones.")] = 300,
+    seed: Annotated[int, typer.Option(min=0, help="Of the set; another seed draws other images.")] = 0,
+    side: Annotated[int, typer.Option(min=64, max=2048, help="Pixels along an image's side.")] = 200,
+) -> None:
+    """Draw the blue-film set: scratch, foam, indentation, foreign object and good film, with exact masks.
+
+    Fewer images are the first of more. Exit status 1: the whole set's digest is not the one on record.
+    """
+    from flows.synthesise import synthesise
+
+    raise typer.Exit(synthesise(folder, count=count, seed=seed, side=side))
+
+
 @app.command(epilog="Example: bluemask demo --out demo")
 def demo(
-    out: Annotated[Path, typer.Option(help="Folder for the images, the store and the picture.")] = Path(
-        "demo"
-    ),
+    out: Annotated[Path, typer.Option(help="Folder for images, store and picture.")] = Path("demo"),
 ) -> None:
-    """Show the whole method at work on a small set of procedural surfaces, with scores and one picture."""
+    """Show the whole method at work on a small set of blue film, with scores and one picture."""
     from flows.demonstrate import demonstrate
 
     raise typer.Exit(demonstrate(out))

@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).resolve().parent.parent
 COMMANDS = (
     "init", "run", "plan", "rerun", "verify", "prune", "rollback", "status", "evaluate", "export", "import", "show",
-    "browse", "report", "demo",
+    "browse", "report", "synth", "demo",
 )  # fmt: skip
 
 
