@@ -55,7 +55,7 @@ def cell(values: Iterable[Any], factor: float = 100.0, digits: int = 1) -> str:
     known = [factor * float(value) for value in values if value is not None]
     if not known:
         return "–"
-    mean = f"{np.mean(known):.{digits}f}"
+    mean = f"{round(float(np.mean(known)), digits) + 0.0:.{digits}f}"  # no -0.0
     return mean if len(known) == 1 else f"{mean} ± {np.std(known, ddof=1):.{digits}f}"
 
 

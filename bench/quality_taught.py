@@ -41,19 +41,12 @@ FREE = 1e6
 """A bound that bounds nothing: masks may overrule CAM and SAM."""
 
 
-def part_of(sha256: str, parts: int) -> int:
-    """Which part of a set an image belongs to, from its digest (hexadecimal) alone."""
-    return int(sha256[:8], 16) % parts
-
-
 def grouped(items: Sequence[Labelled], parts: int) -> list[list[Labelled]]:
-    """The images of each part. Raises ValueError where one is empty: the set is too small for that many."""
-    found: list[list[Labelled]] = [[] for _ in range(parts)]
-    for item in items:
-        found[part_of(item.row.sha256, parts)].append(item)
-    if not all(found):
+    """The images of each part, by their digests, all but equally many. Raises ValueError where one would be empty."""
+    if len(items) < parts:
         raise ValueError(f"{len(items)} images are too few for {parts} parts; take more by --images")
-    return found
+    ordered = sorted(items, key=lambda item: item.row.sha256)
+    return [ordered[n::parts] for n in range(parts)]
 
 
 def _key(site: Site) -> str:

@@ -1,12 +1,16 @@
 """Sets, subsets, points and rows of `bench.quality`."""
 
 import csv
+import shutil
+import subprocess
+from types import SimpleNamespace
 
 import cv2
 import numpy as np
 import pytest
 from rich.console import Console
 
+import bluemask
 from bench.quality_rows import BY_NAME, LINES, VARIANTS, chosen, present
 from bench.quality_run import Site, merged
 from bench.quality_sets import ImageSet, NoSetError, interior_points, locate, subset, thinned, write_points
@@ -92,6 +96,33 @@ def test_a_set_that_is_not_there_says_what_to_do(tmp_path, images):
         locate("sd900", data=tmp_path, bluefilm=None, out=tmp_path, console=Console(quiet=True))
     found = locate("bluefilm", data=tmp_path, bluefilm=images.images.parent, out=tmp_path, console=Console())
     assert found.paths == images.paths
+
+
+@pytest.mark.parametrize("status", [0, 1])
+def test_blue_film_is_drawn_once_by_the_command_line(monkeypatch, tmp_path, images, status):
+    asked = []
+
+    def synth(command, check):
+        asked.append(command[2])
+        shutil.copytree(images.images.parent, command[3])
+        return subprocess.CompletedProcess(command, status)
+
+    commands = [SimpleNamespace(name="synth", callback=None)]
+    monkeypatch.setattr(bluemask.app, "registered_commands", commands)
+    monkeypatch.setattr(subprocess, "run", synth)
+    where = {"data": tmp_path, "bluefilm": None, "out": tmp_path, "console": Console(quiet=True)}
+    if status:
+        with pytest.raises(NoSetError, match="status 1"):
+            locate("bluefilm", **where)
+    else:
+        assert [locate("bluefilm", **where).paths for _ in range(2)] == [images.paths] * 2
+        assert asked == ["synth"]
+
+
+def test_blue_film_is_left_out_where_nothing_draws_it(monkeypatch, tmp_path):
+    monkeypatch.setattr(bluemask.app, "registered_commands", [])
+    with pytest.raises(NoSetError, match="no command `synth`.*--bluefilm"):
+        locate("bluefilm", data=tmp_path, bluefilm=None, out=tmp_path, console=Console(quiet=True))
 
 
 def test_what_a_row_needs_is_run_before_it():
