@@ -1,6 +1,6 @@
 """How good the labels are, on whole sets with masks: tables and plots.
 
-    python -m bench.quality                                                   # every set, three seeds: days on two cores
+    python -m bench.quality                                                   # every set, three seeds: for a machine with time
     python -m bench.quality --sets sd900 --images 24 --seeds 0 --rows full    # minutes
 
 Each finished row of a set and a seed is kept below --out; a second start goes on where the first one ended, and a row is

@@ -121,7 +121,7 @@ def test_blue_film_is_drawn_once_by_the_command_line(monkeypatch, tmp_path, imag
 
 def test_blue_film_is_left_out_where_nothing_draws_it(monkeypatch, tmp_path):
     monkeypatch.setattr(bluemask.app, "registered_commands", [])
-    with pytest.raises(NoSetError, match="no command `synth`.*--bluefilm"):
+    with pytest.raises(NoSetError, match=r"no command `synth`.*--bluefilm"):
         locate("bluefilm", data=tmp_path, bluefilm=None, out=tmp_path, console=Console(quiet=True))
 
 
