@@ -200,7 +200,7 @@ def _cost(rows: Rows) -> str:
         "### Seconds an image\n\nBy stage, as its receipts have it, one process; trainings divided by the images. A "
         "stage that a run shares with another one is counted in both.\n\n" + markdown(["run", *stages, "all"], body)
         + "\n### Params/M · GFLOPs\n\nOf one image with all its views, counted on the first labelled one; a "
-        "multiplication and an addition are two operations.\n\n" + markdown(["run", *networks, "all"], size)
+        "multiplication and an addition are two operations. SAM's share grows with the pieces that it is asked about.\n\n" + markdown(["run", *networks, "all"], size)
     )  # fmt: skip
 
 
