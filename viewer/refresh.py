@@ -194,23 +194,22 @@ class Refresher:
             state, mask = self._review(row["sha256"], row["content"])
             with self.index.writing() as db:
                 _set_review(db, state, mask, row["sha256"])
+                set_meta(db, _review_counts(db))  # a page that is filtered by reviews shows it at once
 
     def _count(self) -> None:
         with self.index.writing() as db:
             db.execute(CHANGED)
-            group = "SELECT {0}, count(*) FROM image WHERE active = 1 GROUP BY {0}"
             per_class = (
                 "SELECT class, count(*), sum(image.doubt > 0.5), sum(image.review != 'none') "
                 "FROM image_class JOIN image USING (id) WHERE active = 1 GROUP BY class"
             )
             set_meta(
                 db,
-                {
+                _review_counts(db)
+                | {
                     "classes": self.store.classes(),
                     "class counts": {row[0]: list(row[1:]) for row in db.execute(per_class)},
                     "states": dict(db.execute("SELECT state, count(*) FROM image GROUP BY state").fetchall()),
-                    "reviews": dict(db.execute(group.format("review")).fetchall()),
-                    "corrected": db.execute("SELECT count(*) FROM image WHERE corrected").fetchone()[0],
                     "changed": db.execute("SELECT count(*) FROM image WHERE changed").fetchone()[0],
                     "split": db.execute(
                         "SELECT count(*) FROM image WHERE active AND disagreement >= 0.5"
@@ -218,6 +217,13 @@ class Refresher:
                 },
             )
         self.on_change()
+
+
+def _review_counts(db: sqlite3.Connection) -> dict[str, Any]:
+    """How many images stand how with their reviews."""
+    found = db.execute("SELECT review, count(*) FROM image WHERE active = 1 GROUP BY review").fetchall()
+    corrected = db.execute("SELECT count(*) FROM image WHERE corrected").fetchone()[0]
+    return {"reviews": dict(found), "corrected": corrected}
 
 
 CHANGED = """

@@ -208,7 +208,7 @@ def test_correction_by_a_click_that_goes_to_sam(page):
     assert page.locator('[data-name="correction"] img.over').evaluate(PIXELS)[2] > 1
     assert page.locator("#verdict").inner_text() == "Accepted"
     page.goto(page.base + "/?review=corrected")
-    assert page.locator(".card").count() == 1
+    assert page.locator(".card").count() == 1, "at once, not after the next look at the store"
 
 
 def test_correction_by_keys_alone(page):
