@@ -153,13 +153,16 @@ def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarra
     return np.concatenate([grey.transpose(2, 0, 1), evidence.astype(np.float32) - 0.5])
 
 
-def heard(evidence: np.ndarray, weight: np.ndarray) -> np.ndarray:
+def heard(evidence: np.ndarray, weight: np.ndarray, trusted: np.ndarray | None = None) -> np.ndarray:
     """Silence SAM where it was found out: it missed a piece of the CAM, or invented one (weight 0).
 
-    evidence: (slot, 3, y, x) cam, mean, entropy in [0, 1]; weight: (y, x) of the ensemble. Returns a float32
-    array of evidence's shape, in which image and CAM are left to decide there.
+    evidence: (slot, 3, y, x) cam, mean, entropy in [0, 1]; weight: (y, x) of the ensemble; trusted: (slot,) bool,
+    classes that the user marked, whose CAM is silenced instead (None: none). Returns a float32 array of
+    evidence's shape, in which what was not silenced decides.
     """
     out = evidence.astype(np.float32)
+    if trusted is not None:
+        out[trusted, 0] = UNSAID[0]
     out[:, 1:] = np.where(weight == 0, np.reshape(UNSAID[1:], (2, 1, 1)), out[:, 1:])
     return out
 

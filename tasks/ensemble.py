@@ -15,6 +15,7 @@ def ensemble(
     *,
     mask: np.ndarray,
     cam: np.ndarray,
+    annotation: np.ndarray,
     slot_class: np.ndarray,
     size: np.ndarray,
     low: float,
@@ -26,6 +27,7 @@ def ensemble(
     """Mean (eq. 3), entropy (eq. 4), pixel weights and P2 of every image.
 
     mask: (image, slot, view, y, x) uint8 {0, 1, 255 no vote}; cam: (image, slot, y, x) float16 in [0, 1];
+    annotation: (image, y, x) uint8 label map, 255 unmarked: of a class that the user marked, the CAM has no say.
     slot_class: (image, slot) uint8, 0 unused; size: (image, extent=2) uint16.
     low, high: CAM values up to which a pixel is background, from which it is foreground. limit: entropy in
     bits above which a pixel is uncertain. votes: fewest votes that make an entropy. missed: share of a CAM
@@ -46,13 +48,24 @@ def ensemble(
         mean, entropy = agreement(mask[n, used, :, :height, :width], votes)
         heat = cam[n, used, :height, :width].astype(np.float32)
         classes = slot_class[n, used]
-        p2, weight = label_map(mean, entropy, heat, classes, low=low, high=high, limit=limit, missed=missed)
+        trusted = marked(annotation[n, :height, :width], classes)
+        p2, weight = label_map(
+            mean, entropy, heat, classes, trusted, low=low, high=high, limit=limit, missed=missed
+        )
         out["mean"][n, used, :height, :width] = mean
         out["entropy"][n, used, :height, :width] = entropy
         out["weight"][n, :height, :width] = weight
         out["p2"][n, :height, :width] = p2
         out["reliability"][n] = reliability(mean, entropy, p2, limit)
     return out
+
+
+def marked(annotation: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Which classes of an image the user marked: SAM was then asked by the marks, and the CAM by nobody.
+
+    annotation: (y, x) uint8 label map, 255 unmarked; classes: (slot,) uint8. Returns (slot,) bool.
+    """
+    return np.isin(classes, annotation)
 
 
 def agreement(mask: np.ndarray, votes: int) -> tuple[np.ndarray, np.ndarray]:
@@ -101,6 +114,7 @@ def label_map(
     entropy: np.ndarray,
     heat: np.ndarray,
     classes: np.ndarray,
+    trusted: np.ndarray,
     *,
     low: float,
     high: float,
@@ -109,15 +123,17 @@ def label_map(
 ) -> tuple[np.ndarray, np.ndarray]:
     """P2 and the weight of each pixel, for the true extent of one image.
 
-    mean, entropy, heat: (slot, y, x) float32 of the used slots; classes: (slot,) uint8; the rest as in
-    `ensemble`. 255 where the views disagree (entropy above `limit`) or two classes claim a pixel alike, and,
+    mean, entropy, heat: (slot, y, x) float32 of the used slots; classes: (slot,) uint8; trusted:
+    (slot,) bool, where SAM was asked by the user; the rest as in `ensemble`. 255 where the views disagree (entropy above `limit`) or two classes claim a pixel alike, and,
     as all views may be wrong together, where `contradicted` says so; the weight is 0 on the last two.
     Returns p2 (y, x) uint8, weight (y, x) float16 = 1 − the highest entropy.
     """
     p2 = p2_hard(mean, classes)
     worst = entropy.max(0, initial=0)  # (y, x)
     wrong = ((mean >= 0.5) & (mean == mean.max(0, initial=0))).sum(0) > 1  # (y, x): a tie
-    for s, k in enumerate(classes.tolist()):
+    for s, k in enumerate(np.where(trusted, 0, classes).tolist()):
+        if k == 0:
+            continue
         wrong |= contradicted(p2 == k, heat[s], low=low, high=high, missed=missed)
     weight = np.where(wrong, 0, 1 - worst).astype(np.float16)
     return np.where(wrong | (worst > limit), np.uint8(UNKNOWN), p2), weight
@@ -164,9 +180,9 @@ def reliability(mean: np.ndarray, entropy: np.ndarray, p2: np.ndarray, limit: fl
 
 STAGE = Stage(
     name="ensemble",
-    version=1,
+    version=2,
     function=ensemble,
-    reads=("mask", "cam", "slot_class", "size"),
+    reads=("mask", "cam", "annotation", "slot_class", "size"),
     writes=(
         ArraySpec(
             name="mean",

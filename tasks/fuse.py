@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.arrays import ArraySpec
+from tasks.ensemble import marked
 from tasks.stage import Arrays, Stage
 
 if TYPE_CHECKING:
@@ -20,6 +21,7 @@ def fuse(
     image: np.ndarray,
     size: np.ndarray,
     slot_class: np.ndarray,
+    annotation: np.ndarray,
     cam: np.ndarray,
     mean: np.ndarray,
     entropy: np.ndarray,
@@ -39,6 +41,8 @@ def fuse(
     """Fuse what CAM and SAM say of every image of a block.
 
     image: (image, y, x, channel=3) uint8; size: (image, extent=2); slot_class: (image, slot) uint8, 0 unused;
+    annotation: (image, y, x) uint8 label map of what the user marked, 255 where nothing: marked pixels stand in P as
+    they are, with confidence 1, and of a class that is marked anywhere in an image the CAM has no say.
     cam, mean, entropy: (image, slot, y, x) in [0, 1]; weight: (image, y, x), 0 where nobody knows;
     reliability: (image, measure=2), Ua and Ur; score: (image, class), probability; sha256: (image, byte=32).
     model: networks of both folds; the one that was not trained on an image fuses it. views: flips and turns
@@ -63,14 +67,17 @@ def fuse(
         share = probabilities(
             model,
             image[inside],
-            heard(evidence, weight[inside]),
+            heard(evidence, weight[inside], marked(annotation[inside], classes)),
             fold_of(sha256[n]),
             views=views,
             precision=precision,
         )
         p[inside] = label_map(share, classes)
         doubts = is_doubtful(p[inside], classes, score[n], reliability[n], doubtful, absolute, relative)
-        confidence[inside] = confidence_of(share, weight[inside], doubts, uncertain=uncertain, cap=cap)
+        sure = confidence_of(share, weight[inside], doubts, uncertain=uncertain, cap=cap)
+        given = np.isin(annotation[inside], [0, *classes])
+        p[inside] = np.where(given, annotation[inside], p[inside])
+        confidence[inside] = np.where(given, np.float16(1), sure)
     return {"p": p, "confidence": confidence}
 
 
@@ -118,10 +125,10 @@ def confidence_of(
 
 STAGE = Stage(
     name="fuse",
-    version=1,
+    version=2,
     function=fuse,
     reads=(
-        "image", "size", "slot_class", "cam", "mean", "entropy", "weight", "reliability", "score", "sha256",
+        "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "reliability", "score", "sha256",
     ),
     writes=(
         ArraySpec(

@@ -16,6 +16,7 @@ def block(masks, heats, slot_class=(1,)):
     return {
         "mask": np.stack(masks)[None].astype(np.uint8),
         "cam": np.stack(heats)[None].astype(np.float16),
+        "annotation": np.full((1, *SIZE), 255, np.uint8),
         "slot_class": np.array([slot_class], np.uint8),
         "size": np.array([SIZE], np.uint16),
     }
@@ -160,3 +161,14 @@ def test_arrays_are_as_declared():
     assert {spec.name for spec in STAGE.writes} == set(out)
     for spec in STAGE.writes:
         spec.check(out[spec.name])
+
+
+def test_what_the_user_marked_is_not_silenced_by_a_cam_that_looks_elsewhere():
+    given = block([np.stack([rectangle(2, 2, 8, 8)] * 4)], [rectangle(12, 20, 18, 28)])
+    assert (ensemble(**given, **SETTINGS)["p2"][0, 2:8, 2:8] == 255).all()
+    given["annotation"][0, 4, 4] = 1
+    out = ensemble(**given, **SETTINGS)
+    assert (out["p2"][0, 2:8, 2:8] == 1).all()
+    assert (out["weight"][0] == 1).all()
+    given["annotation"][0, 4, 4] = 0  # background alone is marked: SAM is still asked by the CAM
+    assert (ensemble(**given, **SETTINGS)["p2"][0, 2:8, 2:8] == 255).all()

@@ -28,6 +28,7 @@ def block(sizes=((20, 30), (24, 17), (9, 30)), slots=((2, 0), (1, 3), (0, 0)), s
         "image": rng.integers(0, 256, (count, height, width, 3), np.uint8),
         "size": np.array(sizes, np.uint16),
         "slot_class": np.array(slots, np.uint8),
+        "annotation": np.full((count, height, width), 255, np.uint8),
         "cam": rng.random(shape, np.float32).astype(np.float16),
         "mean": rng.random(shape, np.float32),
         "entropy": entropy,
@@ -144,3 +145,17 @@ def test_doubt_caps_confidence_and_keeps_its_order():
     np.testing.assert_allclose(sure, [[0.95, 0.475, 0.45]], atol=1e-3)
     np.testing.assert_allclose(unsure, [[0.475, 0.475, 0.225]], atol=1e-3)
     assert unsure.max() <= 0.5
+
+
+def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_not_heard(model):
+    given = one(block(), 1)
+    plain = fuse(**given, model=model, **SETTINGS)
+    given["annotation"][0, :3, :3], given["annotation"][0, 10, :5] = 3, 0
+    found = fuse(**given, model=model, **SETTINGS)
+    assert (found["p"][0, :3, :3] == 3).all()
+    assert (found["p"][0, 10, :5] == 0).all()
+    assert (found["confidence"][0, :3, :3] == 1).all()
+    assert (found["p"] != plain["p"]).sum() > 14, "its CAM had a say before"
+    other = {**given, "cam": given["cam"].copy()}
+    other["cam"][0, 1] = 1 - other["cam"][0, 1]  # of class 3, which is marked
+    np.testing.assert_array_equal(fuse(**other, model=model, **SETTINGS)["p"], found["p"])
