@@ -108,7 +108,8 @@ def _redo(store: Store, damaged: set[tuple[str, str]]) -> dict[str, str]:
         if block in plan.blocks:
             plan.force(name, [block])
         else:  # no live image: nobody reads it any more
-            store.objects.delete(f"receipts/{name}/{block}.json")
+            for ending in ("json", "prev.json", "failed.json"):  # first: a receipt names nothing that is gone
+                store.objects.delete(f"receipts/{name}/{block}.{ending}")
             store.objects.delete(f"arrays/{name}/{block}")
     job = Job(store, plan.config, plan, lambda stage, images: None)
     for stage in stages():
