@@ -61,6 +61,11 @@ class StripRow:
         """Each used slot with its class index."""
         return [(n, int(k)) for n, k in enumerate(self.slot_class) if k]
 
+    def telling(self) -> list[int]:
+        """Views but the first, those in which SAM found something before those that show bare surface."""
+        found = [bool((self.mask[:, n] == 1).any()) for n in range(len(self.view))]
+        return sorted(range(1, len(self.view)), key=lambda n: (not found[n], n))
+
     @property
     def extent(self) -> tuple[int, int]:
         """Height and width in pixels."""
@@ -185,8 +190,8 @@ def _side(figure: Figure, row: StripRow, top: float, cell: float) -> None:
     middle = top - cell / 2
     titles = list(row.labels) or ["no defect"]
     for n, title in enumerate(titles):
-        _text(figure, SIDE - 0.12, middle + 0.08 + 0.17 * (len(titles) - 1 - n), title[:16],
-              size=10, color=style.INK, weight="bold", ha="right", va="center")  # fmt: skip
+        _text(figure, SIDE - 0.12, middle + 0.08 + 0.17 * (len(titles) - 1 - n), title[:20],
+              size=min(10.0, 120 / max(len(title), 1)), color=style.INK, weight="bold", ha="right", va="center")  # fmt: skip
     stem = PurePosixPath(row.name).stem
     shown = stem if len(stem) <= 18 else "…" + stem[-17:]
     extent = f"{row.extent[1]} × {row.extent[0]} px"
@@ -297,7 +302,8 @@ def _draw_prompts(axes: Axes, row: StripRow) -> None:
 
 
 def _draw_view(axes: Axes, row: StripRow, n: int) -> None:
-    """The n-th view as SAM saw it, its mask outlined."""
+    """The n-th of the views that are shown, as SAM saw it, its mask outlined."""
+    n = sorted(row.telling()[:VIEWS])[n - 1]
     view = View.of(row.view[n])
     _show(axes, view.apply_image(row.image))
     for slot, k in row.slots:

@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -90,3 +92,10 @@ def test_colours_differ_and_only_classes_have_one():
 def test_stripes_cover_about_half_at_any_size():
     for shape in ((3, 3), (64, 40), (300, 500)):
         assert 0.3 < style.stripes(shape).mean() < 0.75
+
+
+def test_views_in_which_sam_found_something_are_shown_first():
+    given = row()
+    mask = given.mask.copy()
+    mask[:, 1] = 255
+    assert replace(given, mask=mask).telling() == [2, 3, 1]
