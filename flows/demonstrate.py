@@ -16,7 +16,7 @@ from flows.synthesise import IMAGES, MASKS, write_set
 from models.bluefilm import CLASSES
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
-COUNT = 12
+COUNT = 10
 """Images of each class, and good ones: the first of the set that `bluemask synth` draws."""
 
 

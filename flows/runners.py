@@ -134,10 +134,11 @@ def _blocks_task(config: Config) -> Any:
     """
     from prefect.tasks import exponential_backoff
 
+    function = far_work if config.runner == "dask" else work
     if not config.retries:
-        return _as_task(work)
+        return _as_task(function)
     pauses: Callable[[int], list[float]] = exponential_backoff(backoff_factor=PAUSE)
-    return _as_task(work).with_options(
+    return _as_task(function).with_options(
         retries=config.retries, retry_delay_seconds=pauses, retry_condition_fn=_worth_it
     )
 
@@ -153,6 +154,14 @@ def _as_task(function: Callable[..., Any]) -> Any:
 def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
     """Train one network."""
     return training.train(job.store, job.config, job.plan, kind, report)
+
+
+def far_work(job: Job, stage: str, blocks: list[str]) -> None:
+    """The same in a worker's process, for which Prefect may have started a server of its own."""
+    from flows import server
+
+    server.keep()
+    work(job, stage, blocks)
 
 
 def work(job: Job, stage: str, blocks: list[str]) -> None:

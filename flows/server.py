@@ -18,6 +18,8 @@ AWAY = (
 )
 """What Prefect says, in lower case, where its server cannot be reached."""
 
+_kept: dict[int, subprocess.Popen[bytes]] = {}
+"""Watchers by the server's process id: their pipes are open as long as this process lives."""
 gone = False
 """Whether this process had to do without a server that it began with."""
 
@@ -37,6 +39,13 @@ def leash() -> Iterator[None]:
             watcher.wait()
             if watcher.stdin:
                 watcher.stdin.close()
+
+
+def keep() -> None:
+    """From now on, each server that Prefect started for this process ends with it, even by `kill -9`: for workers."""
+    for pid in _servers():
+        if pid not in _kept:
+            _kept[pid] = _watch(pid)
 
 
 def _servers() -> list[int]:

@@ -123,6 +123,7 @@ def test_dask_with_two_workers_one_killed(fresh, whole, tell):
         ]  # fmt: skip
         with started(fresh) as process:
             until(lambda: list((fresh.store.root / "receipts").glob("cam/*.json")), 500)
+            servers = [pid for worker in workers if (pid := server_of(worker.pid))]
             workers[0].kill()
             said, _ = process.communicate(timeout=600)
     finally:
@@ -130,6 +131,7 @@ def test_dask_with_two_workers_one_killed(fresh, whole, tell):
             process_.kill()
             process_.wait()
     assert process.returncode == 0, said
+    until(lambda: not any(map(alive, servers)), 60)
     assert fresh.digests() == whole.digests()
     assert list(verify(fresh.store)) == []
     tell("Dask: 2 workers in separate processes, one killed", 1, "finishes, identical arrays")
