@@ -166,7 +166,9 @@ class Site:
 
     def recipe(self, variant: Variant) -> str:
         """Digest of all that a row depends on but the code: config, images, masks, weights, versions of stages."""
+        places = {"folder", "labels", "annotations", "points"}
         config = self.config(variant).model_dump(mode="json", exclude={*PLACES, "data"})
+        config["data"] = self.config(variant).data.model_dump(mode="json", exclude=places)
         steps = [self.ceiling_steps] if variant.kind == "ceiling" else []
         return digest_of([variant.name, variant.kind, config, self._given, *steps])
 
@@ -244,7 +246,9 @@ class Site:
 def code_digest() -> str:
     """Of everything that makes a figure, as it was at first asking: rows of different code are no one table."""
     files = [
-        path for folder in ("models", "tasks", "flows", "bench") for path in (ROOT / folder).glob("*.py")
+        path
+        for folder in ("models", "tasks", "flows", "storage", "bench")
+        for path in (ROOT / folder).glob("*.py")
     ]
     return digest_of([[path.name, digest(path)] for path in sorted(files)])
 

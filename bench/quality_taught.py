@@ -45,8 +45,9 @@ def grouped(items: Sequence[Labelled], parts: int) -> list[list[Labelled]]:
     """The images of each part, by their digests, all but equally many. Raises ValueError where one would be empty."""
     if len(items) < parts:
         raise ValueError(f"{len(items)} images are too few for {parts} parts; take more by --images")
-    ordered = sorted(items, key=lambda item: item.row.sha256)
-    return [ordered[n::parts] for n in range(parts)]
+    order = {sha256: n for n, sha256 in enumerate(sorted({item.row.sha256 for item in items}))}
+    ordered = sorted(items, key=lambda item: order[item.row.sha256])  # equal files share a part
+    return [[item for item in ordered if order[item.row.sha256] % parts == n] for n in range(parts)]
 
 
 def _key(site: Site) -> str:

@@ -14,6 +14,7 @@ from flows.outputs import print_scores, show_images
 from flows.summary import print_summary
 from flows.synthesise import IMAGES, MASKS, write_set
 from models.bluefilm import CLASSES
+from storage.store import Store
 
 CONFIG = Path(__file__).resolve().parent.parent / "configs" / "demo.yaml"
 COUNT = 10
@@ -40,6 +41,8 @@ def demonstrate(out: Path) -> int:
     write_demo_config(out)
     for part in (IMAGES, MASKS):
         shutil.rmtree(out / part, ignore_errors=True)
+    if Store(out / "store").classes() not in ([], sorted(CLASSES)):
+        shutil.rmtree(out / "store")  # of another version, which drew other defects
     write_set(out, count=COUNT)
     summary = run_config(out / "demo.yaml", Console(stderr=True))
     print_summary(summary, console)

@@ -84,7 +84,10 @@ class Selection:
         """Why an image is left out; empty where it is not."""
         if self.choice.classes and not set(item.row.labels) & set(self.choice.classes):
             return "of other classes"
-        verdict = self._verdict(item)
+        try:
+            verdict = self._verdict(item)
+        except StoreError:
+            return "with a damaged review (`bluemask verify STORE --repair`)"
         if verdict in ("reject", "correct"):
             return {"reject": "rejected", "correct": "in need of correction"}[verdict]
         return "not reviewed" if self.choice.reviewed and verdict is None else ""

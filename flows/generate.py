@@ -13,6 +13,7 @@ from rich.console import Console
 from flows import server
 from flows.begin import all_steps
 from flows.config import Config, load_config
+from flows.estimate import refuse_full_disk
 from flows.outcome import Selection, Summary
 from flows.progress import bars
 from flows.runners import Prefect
@@ -61,6 +62,7 @@ def train(config: Path, networks: tuple[ModelKind, ...] = TRAINED) -> Summary:
     store = Store(settings.store)
     with server.leash(), store.writing(), bars(Console(stderr=True)) as shown:
         run = Run(store, settings, shown, Prefect(settings))
+        refuse_full_disk(run)
         for step in run.steps():
             if isinstance(step, Stage):
                 if step is not stages()[-1]:

@@ -34,6 +34,7 @@ class Night:
 
     images: int
     quarantined: int
+    """Images that could not be read, when they were looked at or later."""
     shares: dict[str, float]
     """Share of the pixels of all images that P gives to each class."""
     entropy: float
@@ -62,7 +63,9 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
         record = write_report(store, summary, night)
     else:
         known = store.read_json(LAST)
-        night = Night(**known["night"] | {"quarantined": len(summary.quarantined)})
+        night = Night(
+            **known["night"] | {"quarantined": len(summary.quarantined) + len(summary.failed_images)}
+        )
         night.drift, night.entropy_drift, night.changed = {}, 0.0, 0
         summary.alerts += alerts(night, config.alerts)
         record = known["report"]
@@ -93,7 +96,7 @@ def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     rows = [row for block in plan.blocks for row in _of_block(store, plan, block, old)]
     _save(store, rows)
     last = (store.read_json(LAST) or {}).get("night")
-    night = _sum(rows, plan.classes, len(summary.quarantined))
+    night = _sum(rows, plan.classes, len(summary.quarantined) + len(summary.failed_images))
     both = [(old[key], row) for row in rows if (key := (row["id"], row["sha256"])) in old]
     night.compared, night.changed = len(both), sum(a["label"] != b["label"] for a, b in both)
     if last is not None:

@@ -6,7 +6,7 @@ import math
 import resource
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
 import yaml
@@ -20,6 +20,7 @@ from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
 from flows.progress import Bars
 from flows.runners import Alone, Runner
+from storage.receipts import Receipt
 from storage.store import Store, StoreError
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind, Stage
@@ -161,12 +162,14 @@ class Run:
             prepare(self.config, stage.model)
         started = time.monotonic()
         self.shown.start(stage.name, len(todo), "blocks")
+        receipts = self.plan.receipts[stage.name]
+        before = {block: receipts.get(block) for block in todo}
         try:
             for blocks, error in self._in_window(stage, todo):
-                self._take(stage, blocks, error)
+                self._take(stage, blocks, error, before)
         finally:
             self.shown.finish(stage.name)
-            done = [block for block in todo if self.plan.fresh(stage, block)]
+            done = [b for b in todo if self.plan.fresh(stage, b) and receipts.get(b) is not before[b]]
             images = sum(len(self.plan.blocks[block]) for block in done)
             self._count(stage.name, len(done), images, time.monotonic() - started)
 
@@ -184,8 +187,17 @@ class Run:
             yield group, wait()
             size = self._group_size(stage, group, len(todo))
 
-    def _take(self, stage: Stage, blocks: list[str], error: Exception | None) -> None:
-        """Note how a group went; what another process did is read from its receipts."""
+    def _take(
+        self,
+        stage: Stage,
+        blocks: list[str],
+        error: Exception | None,
+        before: Mapping[str, Receipt | None],
+    ) -> None:
+        """Note how a group went; what another process did is read from its receipts.
+
+        before: each block's receipt when the stage began.
+        """
         for block in blocks:
             due = not self.plan.fresh(stage, block) or self.plan.again(stage, block)
             if due and self._read_again(block) and self.plan.fresh(stage, block):
@@ -193,7 +205,8 @@ class Run:
         if isinstance(error, STOPS):
             raise error
         for block in blocks:
-            if not self.plan.fresh(stage, block):
+            same = self.plan.receipts[stage.name].get(block) is before[block]
+            if not self.plan.fresh(stage, block) or (error is not None and same):
                 self._note(stage, block, str(error or "it was not done, and nobody said why"))
 
     def _read_again(self, block: str) -> bool:

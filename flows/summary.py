@@ -115,6 +115,10 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
     console.print(", ".join(f"{len(rows)} {name}" for name, rows in by_status.items()))
     for row in by_status["quarantined"]:
         console.print(f"  quarantined {row.path}: {row.why}", highlight=False, markup=False)
+    for block, receipt in plan.receipts["ingest"].items():
+        for row in plan.blocks.get(block, []):
+            if row.status == "active" and row.id in receipt.failed:
+                console.print(f"  failed {row.path}: {receipt.failed[row.id]}", highlight=False, markup=False)
     for stage in stages():
         for block, failure in store.failures(stage.name).items():
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from pathlib import Path
 
 from rich.console import Console
@@ -13,6 +14,7 @@ from flows.promotion import rollback
 from flows.steps import TRAINED
 from flows.summary import plan_of, stored_config
 from storage.catalog import live_blocks, load
+from storage.lock import reviews_lock
 from storage.prune import Pruning, prune
 from storage.store import Store, StoreError
 from storage.verify import Finding, verify
@@ -65,7 +67,7 @@ def mend(store: Store) -> tuple[list[Finding], list[Finding]]:
         _refuse_no_store(store)
     for finding in found:
         if finding.kind == "document":
-            store.documents.repair(finding.key)
+            _mend_document(store, finding.key)
         elif finding.kind == "checkpoint":
             _mend_checkpoint(store, finding.key)
         elif finding.kind in ("history", "note"):
@@ -77,6 +79,14 @@ def mend(store: Store) -> tuple[list[Finding], list[Finding]]:
         for f in verify(store)
     ]
     return found, left
+
+
+def _mend_document(store: Store, key: str) -> None:
+    """From its copy; of a review only what is still damaged once nobody is saving it."""
+    saved = key.startswith("reviews/") and store.local
+    with reviews_lock(store.root) if saved else nullcontext():
+        if store.documents.faults(key):
+            store.documents.repair(key)
 
 
 def _mend_checkpoint(store: Store, key: str) -> None:
@@ -92,12 +102,12 @@ def _forget(store: Store, finding: Finding) -> None:
     """History and notes are not made anew: they go."""
     if finding.kind == "history":
         previous = store.previous(finding.stage, finding.block)
-        store.objects.delete(f"receipts/{finding.stage}/{finding.block}.prev.json")
+        store.delete(f"receipts/{finding.stage}/{finding.block}.prev.json")
         present = store.receipt(finding.stage, finding.block)
         if previous is not None and (present is None or previous.group != present.group):
-            store.objects.delete(previous.group)
+            store.delete(previous.group)
     else:
-        store.objects.delete(finding.key)
+        store.delete(finding.key)
 
 
 def _redo(store: Store, damaged: set[tuple[str, str]]) -> dict[str, str]:
@@ -109,8 +119,8 @@ def _redo(store: Store, damaged: set[tuple[str, str]]) -> dict[str, str]:
             plan.force(name, [block])
         else:  # no live image: nobody reads it any more
             for ending in ("json", "prev.json", "failed.json"):  # first: a receipt names nothing that is gone
-                store.objects.delete(f"receipts/{name}/{block}.{ending}")
-            store.objects.delete(f"arrays/{name}/{block}")
+                store.delete(f"receipts/{name}/{block}.{ending}")
+            store.delete(f"arrays/{name}/{block}")
     job = Job(store, plan.config, plan, lambda stage, images: None)
     for stage in stages():
         for block in sorted({block for _, block in damaged} & plan.blocks.keys()):

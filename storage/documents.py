@@ -7,6 +7,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from storage.lock import KEY
 from storage.objects import Objects
 
 COPIES = "copies"
@@ -30,6 +31,15 @@ def file_digest(path: Path) -> str:
     """Sha256 of a file's bytes."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def lacking(objects: Objects, name: str) -> str:
+    """Why a place is no store that can be read, with the remedy."""
+    if objects.get(f"{COPIES}/catalog.parquet") is not None:
+        return f"{name} has lost its catalog.parquet; `bluemask verify {name} --repair` restores it"
+    if objects.get(KEY) is not None:
+        return f"{name} holds nothing yet: a run began there; wait for it, or start it again"
+    return f"{name} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"
 
 
 class Documents:
@@ -56,7 +66,7 @@ class Documents:
         for _ in range(TRIES):
             value, known = self.objects.get(key), self._digests(key)
             if value is not None and sha256(value) in known:
-                if sums is not None and sha256(value) == known[0]:
+                if sums is not None and sha256(value) == known[0] and not key.startswith("reviews/"):
                     self._seen[key] = (sums, value)
                 return value
             copy = self.objects.get(f"{COPIES}/{key}")
@@ -104,6 +114,7 @@ class Documents:
 
     def repair(self, key: str) -> bool:
         """Make document, copy and digests whole from what is left; False where nothing sound is."""
+        self._guard()
         value, copy, known = (
             self.objects.get(key),
             self.objects.get(f"{COPIES}/{key}"),
@@ -131,6 +142,7 @@ class Documents:
                 continue
             copy = self.objects.get(f"{COPIES}/{key}")
             if copy is None or (copy != value and sha256(copy) == known[1]):
+                self._guard()
                 self.objects.put(f"{COPIES}/{key}", value)
 
     def names(self) -> list[str]:

@@ -45,10 +45,21 @@ def writer_lock(root: Path) -> Iterator[int]:
         yield token
 
 
-def _opened(root: Path) -> Any:
+@contextmanager
+def reviews_lock(root: Path) -> Iterator[None]:
+    """Hold, after waiting for it, the right to change reviews, which need no writer's lock.
+
+    Raises StoreUnwritableError where the folder is read-only.
+    """
+    with _opened(root, "reviews.lock") as file:
+        fcntl.flock(file, fcntl.LOCK_EX)
+        yield
+
+
+def _opened(root: Path, name: str = KEY) -> Any:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return (root / KEY).open("a+", encoding="utf-8", errors="replace")
+        return (root / name).open("a+", encoding="utf-8", errors="replace")
     except OSError as error:
         if error.errno not in REFUSED:
             raise

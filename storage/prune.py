@@ -30,7 +30,7 @@ class Pruning:
         size = sum(sizes.values()) or len(self.store.objects.get(key) or b"")
         self.freed[key] = (size, why)
         if not self.dry:
-            self.store.objects.delete(key)
+            self.store.delete(key)
 
     @property
     def bytes(self) -> int:
@@ -157,8 +157,8 @@ def _replaced(store: Store) -> Iterator[Step]:
 def _forget(receipt: str) -> Callable[[Pruning, str], None]:
     def remove(work: Pruning, key: str) -> None:
         if not work.dry:
-            work.store.objects.delete(receipt)
-            work.store.objects.delete(key)
+            work.store.delete(receipt)
+            work.store.delete(key)
 
     return remove
 

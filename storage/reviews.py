@@ -11,6 +11,7 @@ import io
 import re
 import threading
 from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Literal
 
 import numpy as np
@@ -18,7 +19,8 @@ from PIL import Image
 from pydantic import BaseModel, ConfigDict, Field
 
 from storage.arrays import content_digest
-from storage.documents import DamagedError
+from storage.documents import COPIES, DamagedError
+from storage.lock import reviews_lock
 from storage.store import Store, StoreError, now
 
 Verdict = Literal["accept", "reject", "correct"]
@@ -94,7 +96,7 @@ class Reviews:
         except ValueError as error:
             path = self._store.root / _key(sha256)
             raise StoreError(
-                f"{path} cannot be read ({error}); mend it, or delete it to begin anew"
+                f"{path} cannot be read ({error}); to begin anew, delete it, and what has its name in {COPIES}"
             ) from error
 
     def _read(self, key: str) -> bytes | None:
@@ -108,11 +110,14 @@ class Reviews:
             ) from error
 
     def images(self) -> Iterator[str]:
-        """Sha256 of every reviewed image."""
-        for key in self._store.objects.list(FOLDER, ".json"):
-            sha256 = key.removeprefix(f"{FOLDER}/").removesuffix(".json")
-            if re.fullmatch(r"[0-9a-f]{64}", sha256):
-                yield sha256
+        """Sha256 of every reviewed image, those whose review is lost but for its copy among them."""
+        folders = (FOLDER, f"{COPIES}/{FOLDER}")
+        names = {
+            key.rsplit("/", 1)[-1] for folder in folders for key in self._store.objects.list(folder, ".json")
+        }
+        for name in sorted(names):
+            if re.fullmatch(r"[0-9a-f]{64}\.json", name):
+                yield name.removesuffix(".json")
 
     def masks(self) -> dict[str, str]:
         """Digests of the corrected masks that count, by the images' sha256: none of those rejected since.
@@ -131,7 +136,7 @@ class Reviews:
 
         Raises ReviewConflict where the count is another one by now.
         """
-        with self._lock:
+        with self._changing():
             before = self.history(sha256)
             _check(before, expected)
             made = review.model_copy(update={"made": now()})
@@ -141,12 +146,18 @@ class Reviews:
 
     def undo(self, sha256: str, expected: int | None = None) -> History:
         """Take the last entry back; nothing happens where there is none. Raises ReviewConflict as `add` does."""
-        with self._lock:
+        with self._changing():
             before = self.history(sha256)
             _check(before, expected)
             if not before.entries:
                 return before
             return self._write(sha256, History(entries=before.entries[:-1], count=before.count + 1))
+
+    @contextmanager
+    def _changing(self) -> Iterator[None]:
+        """One change at a time, of all processes where the store lies in a folder."""
+        with self._lock, reviews_lock(self._store.root) if self._store.local else nullcontext():
+            yield
 
     def _write(self, sha256: str, history: History) -> History:
         self._put(_key(sha256), history.model_dump_json(indent=1).encode())
@@ -167,7 +178,8 @@ class Reviews:
         digest = label_digest(mask)
         sink = io.BytesIO()
         Image.fromarray(np.ascontiguousarray(mask, np.uint8)).save(sink, format="PNG")
-        self._put(_mask_key(sha256, digest), sink.getvalue())
+        with self._changing():
+            self._put(_mask_key(sha256, digest), sink.getvalue())
         return digest
 
     def mask(self, sha256: str, review: Review | None = None) -> np.ndarray | None:

@@ -14,9 +14,8 @@ import numpy as np
 from zarr.storage import MemoryStore
 
 from storage.arrays import ArraySpec, open_array, read_array, write_kept
-from storage.documents import COPIES, Documents, file_digest
+from storage.documents import COPIES, Documents, file_digest, lacking
 from storage.index import NAME, Mark, gather, read_index, write_index
-from storage.lock import KEY as LOCK
 from storage.lock import RELEASED, guard, writer_lock
 from storage.objects import LocalObjects, Objects
 from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
@@ -62,15 +61,7 @@ class Store:
         """Open a store that must be there. Raises NoStoreError with the remedy where it is not."""
         store = cls(root)
         if store.objects.get("catalog.parquet") is None:
-            lost = store.objects.get(f"{COPIES}/catalog.parquet") is not None
-            begun = store.objects.get(LOCK) is not None
-            raise NoStoreError(
-                f"{store.name} has lost its catalog.parquet; `bluemask verify {store.name} --repair` restores it"
-                if lost
-                else f"{store.name} holds nothing yet: a run has begun there and not looked at all images; wait for it"
-                if begun
-                else f"{store.name} is no bluemask store (it has no catalog.parquet); make one with `bluemask run CONFIG`"
-            )
+            raise NoStoreError(lacking(store.objects, store.name))
         return store
 
     @property
@@ -109,6 +100,11 @@ class Store:
         """Replace an object. Raises StoreLockedError where the lock that this process held is another's by now."""
         self._guard()
         self.objects.put(key, value)
+
+    def delete(self, key: str) -> None:
+        """Remove an object or folder. Raises StoreLockedError as `put` does."""
+        self._guard()
+        self.objects.delete(key)
 
     # -- receipts ---------------------------------------------------------------------------------
 
@@ -241,7 +237,7 @@ class Store:
             fence=self.fence,
         )
         self._replace(receipt)
-        self.objects.delete(f"receipts/{stage}/{block}.failed.json")
+        self.delete(f"receipts/{stage}/{block}.failed.json")
         return receipt
 
     def _replace(self, receipt: Receipt) -> None:
@@ -255,7 +251,7 @@ class Store:
         if not self.objects.swap(key, seal(receipt), tag):
             raise StoreError(f"{key} was replaced by another writer; nothing was changed")
         if known is not None and known.fingerprint == receipt.fingerprint and known.group != receipt.group:
-            self.objects.delete(known.group)
+            self.delete(known.group)
 
     def restore(self, stage: str, block: str, fingerprint: str) -> Receipt | None:
         """Take the arrays before the present ones back, if they were made from just this; None where not."""
@@ -264,7 +260,7 @@ class Store:
         if before is None or not same or before.dropped or before.failed or not self.intact(before):
             return None
         self._replace(before.model_copy(update={"fence": self.fence, "made": now()}))
-        self.objects.delete(f"receipts/{stage}/{block}.failed.json")
+        self.delete(f"receipts/{stage}/{block}.failed.json")
         return self.receipt(stage, block)
 
     def drop(self, receipt: Receipt, name: str) -> Receipt:
@@ -272,7 +268,7 @@ class Store:
         files = {path: record for path, record in receipt.files.items() if not path.startswith(f"{name}/")}
         gone = receipt.model_copy(update={"files": files, "dropped": (*receipt.dropped, name)})
         self.put(f"receipts/{receipt.stage}/{receipt.block}.json", seal(gone))
-        self.objects.delete(f"{receipt.group}/{name}")
+        self.delete(f"{receipt.group}/{name}")
         return gone
 
     # -- failures ---------------------------------------------------------------------------------

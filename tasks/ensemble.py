@@ -123,18 +123,17 @@ def label_map(
 ) -> tuple[np.ndarray, np.ndarray]:
     """P2 and the weight of each pixel, for the true extent of one image.
 
-    mean, entropy, heat: (slot, y, x) float32 of the used slots; classes: (slot,) uint8; trusted:
-    (slot,) bool, where SAM was asked by the user; the rest as in `ensemble`. 255 where the views disagree (entropy above `limit`) or two classes claim a pixel alike, and,
-    as all views may be wrong together, where `contradicted` says so; the weight is 0 on the last two.
+    mean, entropy, heat: (slot, y, x) float32 of the used slots; classes: (slot,) uint8; trusted: (slot,) bool,
+    where SAM was asked by the user; the rest as in `ensemble`. 255 where the views disagree (entropy above `limit`)
+    or two classes claim a pixel alike, and, as all views may be wrong together, where `contradicted` says so; the
+    weight is 0 on the last two.
     Returns p2 (y, x) uint8, weight (y, x) float16 = 1 − the highest entropy.
     """
     p2 = p2_hard(mean, classes)
     worst = entropy.max(0, initial=0)  # (y, x)
     wrong = ((mean >= 0.5) & (mean == mean.max(0, initial=0))).sum(0) > 1  # (y, x): a tie
-    for s, k in enumerate(np.where(trusted, 0, classes).tolist()):
-        if k == 0:
-            continue
-        wrong |= contradicted(p2 == k, heat[s], low=low, high=high, missed=missed)
+    for s in np.flatnonzero(~trusted):
+        wrong |= contradicted(p2 == classes[s], heat[s], low=low, high=high, missed=missed)
     weight = np.where(wrong, 0, 1 - worst).astype(np.float16)
     return np.where(wrong | (worst > limit), np.uint8(UNKNOWN), p2), weight
 

@@ -105,7 +105,10 @@ class Backend:
             raise Missing(f"{opened.row['path']} has not been read yet")
         label = None
         if opened.row["corrected"] or "fuse" in opened.receipts:
-            label = opened.item.label(self.reviews)
+            try:
+                label = opened.item.label(self.reviews)
+            except StoreError:  # a damaged review or label: the image's own page says so
+                label = None
         return panels.thumbnail(opened.item.array("image"), label)
 
     def panel(self, image: int, name: str, slot: int, version: str) -> bytes:

@@ -96,11 +96,18 @@ class Refresher:
             for stage, blocks in states.items()
             for block, s in blocks.items()
         ]
+        failed: dict[int, str] = {}
+        for s in states["ingest"].values():
+            failed |= {} if s.receipt is None else s.receipt.failed
         overall = [(OVERALL[s.state], block) for block, s in states[LABEL_STAGE].items()]
         with self.index.writing() as db:
             db.execute("DELETE FROM receipt")
             db.executemany("INSERT INTO receipt VALUES (?,?,?,?,?,?,?)", flat)
             db.executemany("UPDATE image SET state = ? WHERE block = ? AND active = 1", overall)
+            db.executemany(
+                "UPDATE image SET state = 'failed' WHERE id = ? AND active = 1", [(i,) for i in failed]
+            )
+            db.executemany("UPDATE detail SET why = ? WHERE id = ?", [(why, i) for i, why in failed.items()])
         self._count()  # pages fill at once; the figures follow block by block
         self._take_figures(states, _by_block(rows), stop)
 
@@ -138,7 +145,10 @@ class Refresher:
             return
         before = self._before(block, receipts[LABEL_STAGE])
         values, areas = [], []
+        failed = receipts["ingest"].failed if "ingest" in receipts else {}
         for n, row in enumerate(rows):
+            if row.id in failed:
+                continue  # a placeholder stands there
             part = {name: cut(name, value[n], row.height, row.width) for name, value in arrays.items()}
             doubt = doubt_of(part)
             differs = _differs(part["p"], None if before is None else before[n])

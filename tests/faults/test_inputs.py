@@ -11,6 +11,7 @@ from PIL import Image
 from pinned_site import pinned_site
 from small_run import Silent, draw
 
+from flows.browse import open_backend, open_index
 from flows.catalogue import refresh
 from flows.outputs import finished
 from flows.steps import Run
@@ -146,12 +147,58 @@ def test_an_image_that_vanishes_under_way_takes_no_neighbour_with_it(site, tell)
     done = {item.row.path for item in finished(site.store, site.config)}
     assert {"dent/new0.png", "dent/new2.png"} <= done
     assert "dent/new1.png" not in done
+    index = open_index(site.store.root)
+    open_backend(site.store.root, index, None).refresher.run()
+    seen = dict(
+        index.connection().execute("SELECT path, state FROM image WHERE path LIKE 'dent/new%'").fetchall()
+    )
+    assert seen == {"dent/new0.png": "labelled", "dent/new1.png": "failed", "dent/new2.png": "labelled"}
+    assert "new1.png" in site.call("status", str(site.store.root)).stdout
     lost.write_bytes(data)
     assert site.todo() == {"ingest": 3}, "it is tried again, once a run"
     site.finish()
     assert "dent/new1.png" in {item.row.path for item in finished(site.store, site.config)}
     assert site.todo() == {}
     tell("image lost while a run is under way", 1, "named; its block's other images labelled; done when back")
+
+
+def test_a_share_that_goes_under_way_is_a_failure_and_not_black_images(site, monkeypatch):
+    for n in range(4):
+        draw(site.images, f"dent/new{n}.png", 7_100_000 + n)
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        for path in (site.images / "dent").glob("new*"):
+            path.unlink()
+        run.stage(stages()[0])
+        run.stage(stages()[1])
+        summary = run.close()
+    assert summary.exit_code == 1
+    (said,) = summary.failures.values()
+    assert "none of its images could be had" in said
+    assert not summary.failed_images
+
+
+def test_a_second_try_that_breaks_is_told(site, monkeypatch):
+    for n in range(2):
+        draw(site.images, f"dent/new{n}.png", 7_200_000 + n)
+    lost = site.images / "dent" / "new1.png"
+    data = lost.read_bytes()
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        lost.unlink()
+        run.stage(stages()[0])
+    lost.write_bytes(data)
+
+    def broken(*_):
+        raise RuntimeError("broken")
+
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        monkeypatch.setattr("flows.execute.Job._ingest", broken)
+        run.stage(stages()[0])
+        summary = run.close()
+    assert any("broken" in said for said in summary.failures.values())
+    assert "ingest" not in summary.done
 
 
 @pytest.mark.parametrize(("width", "status"), [(20_000, "quarantined"), (2_500, "active")])

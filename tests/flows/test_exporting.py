@@ -176,3 +176,14 @@ def test_the_next_training_learns_from_what_was_drawn(labelled):
     assert {name for name in after if after[name] != before[name]} == {item.row.sha256}
     assert training.data_record(store, plan, "vit").keys() == before.keys()
     assert not any("correction" in record for record in training.Records(store, plan, "vit"))
+
+
+def test_an_image_whose_review_is_damaged_is_left_out_with_the_remedy(labelled, tmp_path, capsys):
+    item = first(labelled)
+    correct(labelled, item)
+    for folder in ("reviews", "copies/reviews"):
+        (labelled.store.root / folder / f"{item.row.sha256}.json").write_text("{")
+    export_store(labelled.store.root, tmp_path / "out", Console(), kind="png")
+    said = " ".join(capsys.readouterr().out.split())
+    assert "1 with a damaged review" in said
+    assert "--repair" in said

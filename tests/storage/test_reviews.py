@@ -74,6 +74,9 @@ def test_a_damaged_review_or_mask_is_an_error_and_comes_back_from_its_copy(revie
             fresh = Reviews(Store(tmp_path))
             with pytest.raises(StoreError, match=r"verify .* --repair"):
                 fresh.mask(SHA)
+            if pattern == "*.json":
+                with pytest.raises(StoreError, match=r"verify .* --repair"):
+                    fresh.masks()
             store = Store(tmp_path)
             (finding,) = check_documents(store)
             assert finding.key == f"reviews/{file.name}"
