@@ -220,6 +220,10 @@ def load_config(path: Path) -> Config:
     """
     try:
         values = _parsed(path)
+    except IsADirectoryError as error:
+        raise ConfigError(
+            f"{path} is a folder; give the config, the YAML file that `bluemask init` wrote"
+        ) from error
     except OSError as error:
         raise ConfigError(
             f"{path}: {error.strerror}; `bluemask init FOLDER --out {path}` writes one"

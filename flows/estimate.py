@@ -21,7 +21,7 @@ from storage.catalog import ImageRow
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
 from tasks.registry import stage, stages
-from tasks.stage import Stage
+from tasks.stage import ModelKind, Stage
 
 if TYPE_CHECKING:
     from flows.steps import Run
@@ -59,13 +59,18 @@ def announce(run: Run, console: Console) -> None:
     refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
     known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
-    untimed = [*found.unknown, *(name for name in run.forecast() if name.startswith("train_"))]
+    trainings = [f"train_{step}" for step in run.steps() if isinstance(step, str) and _may_train(run, step)]
+    untimed = [*found.unknown, *trainings]
     rest = f" (not known beforehand: {', '.join(untimed)})" if untimed else ""
     console.print(
         f"estimate: at most {found.disk / 1e9:.2f} GB of {free / 1e9:.0f} GB free on disk, "
         f"about {found.memory / 1e9:.1f} GB of memory; time: {known or 'unknown'}{rest}",
         highlight=False,
     )
+
+
+def _may_train(run: Run, kind: ModelKind) -> bool:
+    return run.decision(kind).train or run.may_follow(kind)
 
 
 def refuse_full_disk(run: Run, found: Estimate | None = None) -> None:

@@ -88,7 +88,7 @@ class Job:
             arrays, failed = self._ingest(block)
             self._refuse_loss(block, failed)
             live = {row.id for row in self.plan.blocks[block] if row.status == "active"}
-            if live and live <= failed.keys():  # the share, rather than a file
+            if len(live) > 1 and live <= failed.keys():  # the share, rather than a file
                 raise BlockError("none of its images could be had: " + next(iter(failed.values())))
         else:
             arrays, failed = self._compute(stage, block, held), {}

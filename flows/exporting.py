@@ -70,6 +70,8 @@ class Selection:
         if unknown:
             raise ExportError(f"class {unknown[0]!r} is none of {', '.join(self.classes)}")
         self.left_out: Counter[str] = Counter()
+        self.emptied = 0
+        """Labels of which the confidence asked for left nothing, as far as they were given out."""
         self.items = [item for item in items if self._wanted(item)]
         if not self.items:
             raise ExportError(f"no label is left to export: {self.told() or 'there is none'}")
@@ -118,6 +120,7 @@ class Selection:
         label, drawn = item.label(self.reviews), bool(self.reviews.history(item.row.sha256).last.mask)
         if self.choice.confidence > 0 and not drawn:  # what was drawn by hand is sure
             label = np.where(item.array("confidence") < self.choice.confidence, np.uint8(UNKNOWN), label)
+            self.emptied += bool((label == UNKNOWN).all())
         if self.choice.classes:
             kept = [0, UNKNOWN, *(self.classes.index(name) + 1 for name in self.choice.classes)]
             label = np.where(np.isin(label, kept), label, np.uint8(UNKNOWN))
@@ -150,6 +153,7 @@ def export_store(
         names=tuple(item.row.path for item in selection.items),
         parts=PARTS[: len(choice.split)],
     )
+    full = out.is_dir() and any(out.iterdir())
     write_classes(out, selection.classes)
     total = len(selection.items)
     said = wanted.write(
@@ -158,6 +162,17 @@ def export_store(
     console.print(f"{total} labels and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
+    if selection.emptied:
+        console.print(
+            f"[yellow]{selection.emptied} labels are 255 everywhere[/]: no pixel of them reaches --confidence "
+            f"{choice.confidence:g} (images in doubt reach {config.fuse.cap:g} at most); take a lower one",
+            highlight=False,
+        )
+    if full:
+        console.print(
+            f"[yellow]{out} was not empty[/]: labels of an earlier export may lie there under other names",
+            highlight=False,
+        )
     waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
     if waiting:
         console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")

@@ -34,11 +34,13 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         else:
             decision = run.decision(step)
             if decision.train:
-                table.add_row(f"train_{step}", "", "", decision.why, "", "")
+                table.add_row(f"train_{step}", "", "", decision.why, "?", "")
+            elif run.may_follow(step):
+                table.add_row(f"train_{step}", "", "", "perhaps: what it learns from is made anew", "?", "")
     if table.row_count:
         console.print(table)
         console.print(
-            "[dim]At most: a block whose content comes out the same stops what reads it from being redone.[/]"
+            "[dim]At most, trainings apart: a block whose content comes out the same stops what reads it from being redone.[/]"
         )
         console.print(f"[dim]{_keeping(settings, run)}[/]")
     else:

@@ -98,7 +98,8 @@ def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = F
         table.add_row(f"IoU {name}", *(_percent(iou.get(name)) for iou in ious))
     console.print(table)
     console.print(
-        "[dim]A pixel left open counts as wrong; P1° and P2° leave none open. "
+        "[dim]P1: by the CAM; P2: by SAM's views; P: both fused, the label that is exported; all 0: no defect anywhere. "
+        "A pixel left open counts as wrong; P1° and P2° leave none open. "
         "Otsu: one threshold an image, its smaller side is the defect.[/]"
     )
 

@@ -15,7 +15,7 @@ from flows import training
 from flows.catalogue import refresh
 from flows.config import Config
 from flows.execute import STOPS, Job
-from flows.networks import model_digest, prepare
+from flows.networks import model_digest, pinned, prepare
 from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
 from flows.progress import Bars
@@ -127,6 +127,17 @@ class Run:
         except StoreError as error:  # what somebody drew is damaged: the network that there is stays
             self.summary.failures[f"train_{kind}"] = str(error)
             return training.Decision(False, str(error))
+
+    def may_follow(self, kind: ModelKind) -> bool:
+        """Whether the policy may want a network trained once what it learns from is made anew."""
+        free = (
+            self.config.retrain.policy != "never" and pinned(self.config, kind) is None and self.only is None
+        )
+        return (
+            free
+            and not self.decision(kind).train
+            and any(self.todo(writer(name)) for name in training.READS[kind])
+        )
 
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:
         """Train a network where the retrain policy says so, or where it is asked for."""

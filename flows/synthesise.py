@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from shlex import quote
 
 import cv2
 from rich.console import Console
@@ -45,12 +46,14 @@ def synthesise(folder: Path, *, count: int, seed: int, side: int) -> int:
 
 
 def _next_commands(folder: Path) -> str:
-    at = escape(str(folder))
+    images, masks, config, store = (
+        escape(quote(f"{folder}{end}")) for end in (f"/{IMAGES}", f"/{MASKS}", ".yaml", ".store")
+    )
     return (
         "next:\n"
-        f"  bluemask init {at}/{IMAGES} --out {at}.yaml --store {at}.store\n"
-        f"  bluemask run {at}.yaml\n"
-        f"  bluemask evaluate {at}.store --masks {at}/{MASKS}"
+        f"  bluemask init {images} --out {config} --store {store}\n"
+        f"  bluemask run {config}\n"
+        f"  bluemask evaluate {store} --masks {masks}"
     )
 
 

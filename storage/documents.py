@@ -35,6 +35,8 @@ def file_digest(path: Path) -> str:
 
 def lacking(objects: Objects, name: str) -> str:
     """Why a place is no store that can be read, with the remedy."""
+    if Path(name).is_file():
+        return f"{name} is a file, and a store is a folder; a config names its own as `store`"
     if objects.get(f"{COPIES}/catalog.parquet") is not None:
         return f"{name} has lost its catalog.parquet; `bluemask verify {name} --repair` restores it"
     if objects.get(KEY) is not None:

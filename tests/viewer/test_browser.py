@@ -38,8 +38,12 @@ def browser():
 def page(browser, served):
     """A page of the site; at its end nothing was asked for elsewhere, and the console said nothing."""
     address, store = served
-    for folder in ("reviews", "copies/reviews"):
+    for folder in (
+        "copies/reviews",
+        "reviews",
+    ):  # in this order: a review without a copy is none that was lost
         shutil.rmtree(store / folder, ignore_errors=True)
+    (store / "reviews").mkdir()  # with another time than it ever had, so that the next look sees it
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     context.set_default_timeout(60_000)
     opened = context.new_page()
