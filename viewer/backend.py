@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import threading
 from collections.abc import Callable, Collection
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -71,6 +72,7 @@ class Backend:
         self.reviews = Reviews(store)
         self._truth = truth or (lambda _: None)
         self._drawing = threading.Semaphore(AT_ONCE)
+        self._warming: threading.Thread | None = None
 
     # -- images ---------------------------------------------------------------------------------------
 
@@ -259,9 +261,19 @@ class Backend:
     def label(self, image: int) -> np.ndarray:
         """The label that counts, to begin a correction with: (y, x) uint8; all background where there is none."""
         opened = self.open(image)
+        if self.segment is not None and self._warming is None:
+            self._warming = threading.Thread(target=self._warm, args=(self.segment, opened), daemon=True)
+            self._warming.start()
         if not opened.row["corrected"] and "fuse" not in opened.receipts:
             return np.zeros(opened.size, np.uint8)
         return opened.item.label(self.reviews)
+
+    @staticmethod
+    def _warm(segment: Segment, opened: Opened) -> None:
+        """Load SAM while the editor is being looked at: the first click is then answered like any other."""
+        height, width = opened.size
+        with suppress(Exception):  # what is wrong is told to whoever clicks
+            segment(opened.item, np.array([[width / 2, height / 2, 1]], np.float32))
 
     def click(self, image: int, points: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """SAM's masks for clicked points. Raises Missing where SAM cannot be asked."""

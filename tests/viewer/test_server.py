@@ -354,3 +354,15 @@ def test_hostile_names_reach_the_page_as_they_are(client, backend):
     found = client.get("/", params={"name": HOSTILE[:20]})
     assert f'id="image-{row["id"]}"' in found.text
     assert client.get(f"/thumb/{row['id']}.jpg").status_code == 200
+
+
+def test_the_editor_warms_sam_up_once_before_the_first_click(backend):
+    asked = []
+    backend.segment = lambda item, points: asked.append(points)
+    image = ids(backend, label="blob")[0]
+    for _ in range(2):
+        backend.label(image)
+        backend._warming.join(10)
+    assert len(asked) == 1
+    row = backend.index.image(image)
+    assert asked[0].tolist() == [[row["width"] / 2, row["height"] / 2, 1]]
