@@ -176,7 +176,7 @@ def config_text(found: Findings, out: Path, store: Path) -> str:
     )
     return f"""\
 # Written by `bluemask init`. Run it: bluemask run {out.name}
-# Every key that is not here has its default; flows/sections.py and flows/config.py explain them all.
+# Every key that is not here has its default; docs/config.md explains them all.
 # A key can be overridden for one run: BLUEMASK__AUGMENT__VIEWS=4 bluemask run {out.name}
 
 data:

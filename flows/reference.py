@@ -1,12 +1,17 @@
-"""docs/commands.md, made from the command line itself: `make docs`."""
+"""docs/commands.md and docs/config.md, made from the command line and the config's own classes: `make docs`."""
 
 from __future__ import annotations
 
 import inspect
+import json
 from pathlib import Path
-from typing import Any, get_args, get_type_hints
+from typing import Any, Literal, get_args, get_origin, get_type_hints
 
 import typer
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from flows.config import Config
 
 KINDS = {Path: "PATH", int: "NUMBER", float: "NUMBER"}
 HEAD = """# Commands
@@ -15,6 +20,14 @@ Made by `make docs` from the command line itself; `bluemask COMMAND --help` says
 
 Exit status: 0 all done, 1 something failed, 2 wrong input; `bluemask run` also 3, where it is done but some images
 could not be read. `BLUEMASK_TRACEBACK=1` shows where an error came from.
+"""
+
+
+CONFIG_HEAD = """# The config
+
+Made by `make docs` from the config's own classes. `bluemask init` writes a config that runs as it is; every key that is
+not in it has the default below. `BLUEMASK__SECTION__KEY` in the environment overrides a key (`BLUEMASK__CAM__LOW=0.3`).
+Relative paths are seen from the config's own folder. A key or value that is not allowed is refused, with what is.
 """
 
 
@@ -69,6 +82,46 @@ def _row(title: str, item: Any) -> str:
     return f"| {title} | {' '.join((item.help or '').split())} | {needed} |"
 
 
+def config_reference() -> str:
+    """A page in Markdown with every key of the config: its type, its default, what it does and why."""
+    fields = Config.model_fields
+    sections: dict[str, Any] = {name: f.annotation for name, f in fields.items() if _is_section(f.annotation)}
+    parts = [CONFIG_HEAD, *_keys({name: f for name, f in fields.items() if name not in sections})]
+    for name, kind in sections.items():
+        parts += [f"## {name}\n", inspect.cleandoc(kind.__doc__ or "") + "\n", *_keys(kind.model_fields)]
+    return "\n".join(parts)
+
+
+def _is_section(kind: Any) -> bool:
+    return inspect.isclass(kind) and issubclass(kind, BaseModel)
+
+
+def _keys(fields: dict[str, FieldInfo]) -> list[str]:
+    rows = ["| key | by default | |", "| --- | --- | --- |"]
+    for name, field in fields.items():
+        default = "needed" if field.is_required() else f"`{json.dumps(_plain(field.default))}`"
+        rows.append(
+            f"| `{name}` | {default} | {' '.join((field.description or '').split())}{_allowed(field)} |"
+        )
+    return [*rows, ""]
+
+
+def _plain(value: Any) -> Any:
+    """A default as YAML has it."""
+    return list(value) if isinstance(value, tuple) else value
+
+
+def _allowed(field: FieldInfo) -> str:
+    """The choices of a key that has some."""
+    choices = [repr(c) for part in (field.annotation, *get_args(field.annotation)) for c in _choices(part)]
+    return f" One of {', '.join(dict.fromkeys(choices))}." if choices else ""
+
+
+def _choices(kind: Any) -> tuple[Any, ...]:
+    return get_args(kind) if get_origin(kind) is Literal else ()
+
+
 def write_reference(app: typer.Typer, path: Path) -> None:
-    """Write the page."""
+    """Write the page, and the one of the config beside it."""
     path.write_text(reference(app), encoding="utf-8")
+    path.with_name("config.md").write_text(config_reference(), encoding="utf-8")

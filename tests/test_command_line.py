@@ -84,3 +84,15 @@ def test_the_page_of_commands_is_what_the_command_line_says():
     page = (ROOT / "docs" / "commands.md").read_text(encoding="utf-8")
     assert page == reference(program.app), "run `make docs`"
     assert all(f"## bluemask {name}\n" in page for name in COMMANDS)
+
+
+def test_the_page_of_the_config_holds_every_key_with_its_words():
+    from flows.config import Config
+    from flows.reference import config_reference
+
+    page = (ROOT / "docs" / "config.md").read_text(encoding="utf-8")
+    assert page == config_reference(), "run `make docs`"
+    assert "| `positives` | `3` | Points on a piece" in page
+    assert all(f"| `{name}` |" in page or f"## {name}\n" in page for name in Config.model_fields)
+    assert "| |\n| --- | --- | --- |\n\n" not in page, "no section is empty"
+    assert all(not line.rstrip().endswith("| |") or line.startswith("| key") for line in page.splitlines())
