@@ -218,7 +218,7 @@ def table(summary: Summary, night: Night) -> list[dict[str, str]]:
         "removed": len(changes.removed),
         "redone": redone,
         "failed": len(summary.failures) + len(summary.failed_images),
-        "quarantined": night.quarantined,
+        "quarantined": len(summary.quarantined),
     }
     rows |= {f"minutes {name}": f"{seconds / 60:.2f}" for name, seconds in summary.seconds.items()}
     for name, share in night.shares.items():

@@ -38,10 +38,8 @@ def browser():
 def page(browser, served):
     """A page of the site; at its end nothing was asked for elsewhere, and the console said nothing."""
     address, store = served
-    for folder in (
-        "copies/reviews",
-        "reviews",
-    ):  # in this order: a review without a copy is none that was lost
+    # in this order: a copy without its review would be a review that was lost
+    for folder in ("copies/reviews", "reviews"):
         shutil.rmtree(store / folder, ignore_errors=True)
     (store / "reviews").mkdir()  # with another time than it ever had, so that the next look sees it
     context = browser.new_context(viewport={"width": 1280, "height": 900})
