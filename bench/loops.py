@@ -42,19 +42,22 @@ def make_sams(name: str, checkpoint: Path | None, folder: Path, device: str) -> 
         path = checkpoint or TINY_WEIGHTS
     else:
         official = sam_model_registry[name]()
-        path = checkpoint or _random_file(official, folder / f"{name}.safetensors")
+        path = checkpoint or random_weights(name, folder)
     ours = build_sam(name, path, device)
     official.load_state_dict({key: value.cpu() for key, value in ours.state_dict().items()}, strict=False)
     return official.to(device).eval(), ours
 
 
-def _random_file(sam: Sam, path: Path) -> Path:
-    """Weights of no use but of the right size; relative positions, which are born 0, get values."""
-    torch.manual_seed(0)
-    for key, weight in sam.named_parameters():
-        if "rel_pos" in key or "pos_embed" in key:
-            torch.nn.init.normal_(weight, std=0.02)
-    save_checkpoint(path, sam.state_dict(), {})
+def random_weights(name: str, folder: Path) -> Path:
+    """A file of weights of no use but of the official size; relative positions, which are born 0, get values."""
+    path = folder / f"{name}.safetensors"
+    if not path.is_file():
+        torch.manual_seed(0)
+        sam = sam_model_registry[name]()
+        for key, weight in sam.named_parameters():
+            if "rel_pos" in key or "pos_embed" in key:
+                torch.nn.init.normal_(weight, std=0.02)
+        save_checkpoint(path, sam.state_dict(), {})
     return path
 
 

@@ -159,8 +159,9 @@ def withheld(site: Site, console: Console) -> dict[str, Any]:
             bar = shown.add_task(f"ViT {n + 1}/{HALVES}, scores", total=len(items))
             score = np.zeros((len(items), len(classes)))
             for row, item in enumerate(items):
-                seen = activate(model, item.array("image"), scales=config.cam.scales, flip=config.cam.flip,
-                                precision=precision_of(config))  # fmt: skip
+                label = np.array([name in item.row.labels for name in classes])
+                seen = activate(model, item.array("image"), label, precision=precision_of(config),
+                                **config.cam.model_dump(exclude={"low", "high"}))  # fmt: skip
                 score[row] = seen.score
                 shown.advance(bar)
             has = np.array([[name in item.row.labels for name in classes] for item in items])

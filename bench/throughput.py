@@ -25,7 +25,7 @@ import numpy as np
 import torch
 import yaml
 
-from bench.loops import compare, encoder_flops, gemm_rate, make_sams, views_of
+from bench.loops import compare, encoder_flops, gemm_rate, make_sams, random_weights, views_of
 from models.surfaces import generate
 
 ROOT = Path(__file__).resolve().parent.parent
@@ -185,10 +185,11 @@ def draw(path: Path, sam: dict[str, Any], whole: dict[str, Any], counts: list[in
     from matplotlib import pyplot as plt
 
     figure, (left, right) = plt.subplots(1, 2, figsize=(12, 4), layout="constrained")
-    names = list(sam["seconds"])
-    left.barh(names, [1e3 * sam["seconds"][name] / sam["views"] for name in names], color="#3b6ea5")
-    left.invert_yaxis()
-    left.set_xlabel("ms a view")
+    if sam:
+        names = list(sam["seconds"])
+        left.barh(names, [1e3 * sam["seconds"][name] / sam["views"] for name in names], color="#3b6ea5")
+        left.invert_yaxis()
+        left.set_xlabel("ms a view")
     if whole:
         for key, label in (("wall", "whole run"), ("models", "in models"), ("trainings", "in trainings")):
             right.plot(counts, [whole[str(n)][key] for n in counts], marker="o", label=label)
@@ -205,7 +206,12 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--model", default="tiny", choices=["tiny", "vit_b", "vit_l", "vit_h"])
     parser.add_argument("--checkpoint", type=Path, help="official weights; none: random ones of that size")
     parser.add_argument("--device", default=device, choices=["cpu", "cuda"])
-    parser.add_argument("--images", type=int, default=8, help="images of the comparison with the predictor")
+    parser.add_argument(
+        "--images",
+        type=int,
+        default=8,
+        help="images of the comparison with the predictor; 0: whole runs alone",
+    )
     parser.add_argument("--views", type=int, default=8)
     parser.add_argument("--side", type=int, default=200, help="side of the images in pixels")
     parser.add_argument("--precisions", nargs="+", default=["float32", "bfloat16"])
@@ -232,12 +238,14 @@ def main() -> None:
     }
     with tempfile.TemporaryDirectory() as folder:
         text = table("machine", machine(given.device, rates))
-        rows, sam = sam_rows(given, rates, Path(folder))
-        text += "\n" + table(f"SAM {given.model}, {given.images} images of {given.views} views", rows)
+        sam: dict[str, Any] = {}
+        if given.images:
+            rows, sam = sam_rows(given, rates, Path(folder))
+            text += "\n" + table(f"SAM {given.model}, {given.images} images of {given.views} views", rows)
         whole: dict[str, Any] = {}
         if given.counts:
             if given.model != "tiny" and given.checkpoint is None:
-                given.checkpoint = Path(folder) / f"{given.model}.safetensors"
+                given.checkpoint = random_weights(given.model, Path(folder))
             rows, whole = whole_rows(given, Path(folder))
             text += "\n" + table("whole runs, every array kept", rows)
     (given.out / "throughput.md").write_text(text)

@@ -10,6 +10,7 @@ import threading
 import time
 import webbrowser
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ class Keeper:
             return
         finally:
             self._ready.set()
+        threading.Thread(target=load_small_sam, args=(self._backend.store,), daemon=True).start()
         while not self.stop.is_set():
             self._look(self._backend.refresher)
             self.stop.wait(PAUSE)
@@ -167,6 +169,20 @@ def segmenter(store: Store, config: Config) -> Segment:
             return click_masks(model, embedding(item, model), points, size)
 
     return segment
+
+
+def load_small_sam(store: Store) -> None:
+    """Have `tiny` SAM in memory before anybody clicks: what takes seconds is torch, not its 5 MB.
+
+    An official SAM holds up to 2.6 GB and may have to be fetched; it waits until an editor is opened.
+    """
+    from flows.networks import load_model
+    from flows.summary import stored_config
+
+    with suppress(Exception):  # what is wrong is told to whoever clicks
+        config = stored_config(store)
+        if config.sam.model == "tiny":
+            load_model(store, config, "sam")
 
 
 def _truth_in(folder: Path) -> Callable[[str], Path | None]:

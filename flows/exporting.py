@@ -165,7 +165,7 @@ def export_store(
     if selection.emptied:
         console.print(
             f"[yellow]{selection.emptied} labels are 255 everywhere[/]: no pixel of them reaches --confidence "
-            f"{choice.confidence:g} (images in doubt reach {config.fuse.cap:g} at most); take a lower one",
+            f"{choice.confidence:g} (images in which a class of the label was found nowhere reach {config.fuse.cap:g} at most); take a lower one",
             highlight=False,
         )
     if full:

@@ -14,12 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from flows.config import AlertConfig
-from flows.outcome import Summary
+from flows.outcome import LISTED, Summary
 from flows.plan import Plan, digest_of
 from flows.steps import Run
 from storage.arrays import content_digest
 from storage.documents import DamagedError
 from storage.store import Store, now
+from tasks.doubt import contradiction_of
 from tasks.registry import stage, writer
 
 FIGURES = "nights/figures.parquet"
@@ -47,6 +48,10 @@ class Night:
     """Relative change of each class's share since the last night."""
     entropy_drift: float = 0.0
     """Change of the mean entropy, in bits."""
+    contradictions: int = 0
+    """Images whose label the classifier contradicts."""
+    contradicted: list[str] = field(default_factory=list)
+    """The flattest of these, in words."""
 
 
 def close_night(run: Run, before: Mapping[str, str]) -> Summary:
@@ -56,7 +61,8 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
     """
     summary = run.close()
     store, config = run.store, run.config
-    idle = summary.idle and run.digests("fuse") == before
+    moved = any(vars(summary.catalogue.changes).values())  # what was removed is told no more
+    idle = summary.idle and not moved and run.digests("fuse") == before
     if not idle or store.objects.get(LAST) is None:
         night = take_stock(store, run.plan, summary)
         summary.alerts += alerts(night, config.alerts)
@@ -73,6 +79,7 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
         from flows.report import report_of_run  # the browser page's libraries are loaded where there is work
 
         summary.notes.append(report_of_run(store.root))
+    summary.contradictions, summary.contradicted = night.contradictions, night.contradicted
     if _in_a_flow():
         leave_artifacts(store, summary, night, record)
     return summary
@@ -97,6 +104,8 @@ def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     _save(store, rows)
     last = (store.read_json(LAST) or {}).get("night")
     night = _sum(rows, plan.classes, len(summary.quarantined) + len(summary.failed_images))
+    contradicted = [row for row in rows if row["contradiction"]]
+    night.contradictions, night.contradicted = len(contradicted), _in_words(contradicted, plan)
     both = [(old[key], row) for row in rows if (key := (row["id"], row["sha256"])) in old]
     night.compared, night.changed = len(both), sum(a["label"] != b["label"] for a, b in both)
     if last is not None:
@@ -118,7 +127,11 @@ def _of_block(
         yield from (old[row.id, row.sha256] for _, row in active if (row.id, row.sha256) in old)
         return
     made = digest_of(
-        [plan.receipts["fuse"][block].arrays["p"].digest, plan.receipts["ensemble"][block].fingerprint]
+        [
+            plan.receipts["fuse"][block].arrays["p"].digest,
+            plan.receipts["ensemble"][block].fingerprint,
+            plan.receipts["cam"][block].arrays["score"].digest,
+        ]
     )
     failed = plan.receipts["ingest"][block].failed
     yield from (
@@ -129,11 +142,14 @@ def _of_block(
     if all(item is not None and item["made"] == made for item in known):
         yield from (item for item in known if item is not None)
         return
-    arrays = {name: _read(store, plan, name, block) for name in ("p", "entropy", "size")}
+    arrays = {
+        name: _read(store, plan, name, block) for name in ("p", "entropy", "size", "slot_class", "score")
+    }
     for n, row in live:
         height, width = arrays["size"][n]
         label, entropy = arrays["p"][n, :height, :width], arrays["entropy"][n, :, :height, :width]
         counts = np.bincount(label.ravel(), minlength=256)
+        found = contradiction_of(arrays["slot_class"][n], arrays["score"][n])
         yield {
             "id": row.id,
             "sha256": row.sha256,
@@ -142,7 +158,23 @@ def _of_block(
             "pixels": int(label.size),
             "counts": counts[: len(plan.classes) + 1].tolist(),
             "entropy": float(entropy.mean(dtype=np.float64)) if entropy.size else 0.0,
+            "contradiction": None if found is None else vars(found),
         }
+
+
+def _in_words(rows: list[dict[str, Any]], plan: Plan) -> list[str]:
+    """What the label says and what the classifier says, of the flattest contradictions; never more than LISTED."""
+    names, paths = ["no defect", *plan.classes], {row.id: row.path for row in plan.rows}
+
+    def flatness(row: dict[str, Any]) -> tuple[float, str]:
+        return row["contradiction"]["given_score"] - row["contradiction"]["said_score"], paths[row["id"]]
+
+    return [
+        f"{paths[row['id']]}: the label says {names[found['given']]} (score {found['given_score']:.2f}), "
+        f"the classifier {names[found['said']]} ({found['said_score']:.2f})"
+        for row in sorted(rows, key=flatness)[:LISTED]
+        for found in [row["contradiction"]]
+    ]
 
 
 def _read(store: Store, plan: Plan, name: str, block: str) -> np.ndarray:
@@ -165,7 +197,8 @@ def _load(store: Store) -> list[dict[str, Any]]:
     except DamagedError:
         return []  # they are made anew from the labels
     rows = [] if data is None else pq.read_table(io.BytesIO(data)).to_pylist()
-    return [row for row in rows if "id" in row]  # older tables did not name the image
+    # older tables did not name the image, nor what contradicts its label
+    return [{"contradiction": None} | row for row in rows if "id" in row]
 
 
 def _save(store: Store, rows: list[dict[str, Any]]) -> None:
@@ -225,6 +258,7 @@ def table(summary: Summary, night: Night) -> list[dict[str, str]]:
         drift = f" ({night.drift[name]:+.1%})" if name in night.drift else ""
         rows[f"{name} pixels"] = f"{share:.3%}{drift}"
     rows["mean entropy (bit)"] = f"{night.entropy:.4f} ({night.entropy_drift:+.4f})"
+    rows["labels contradicted"] = night.contradictions
     rows["label maps changed"] = f"{night.changed} of {night.compared}"
     rows |= {f"alert {n}": text for n, text in enumerate(summary.alerts, start=1)}
     return [{"what": name, "value": str(value)} for name, value in rows.items()]

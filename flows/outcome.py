@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from flows.catalogue import Catalogue
 from storage.catalog import ImageRow
 
+LISTED = 10
+"""Most items of a kind that are written out; the rest is counted."""
+
 
 @dataclass(frozen=True)
 class Selection:
@@ -32,6 +35,10 @@ class Summary:
     failed_images: dict[str, str] = field(default_factory=dict)
     alerts: list[str] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
+    contradicted: list[str] = field(default_factory=list)
+    """Labels that the classifier contradicts, in words, the flattest contradictions first; at most LISTED."""
+    contradictions: int = 0
+    """How many there are in all."""
     peak_gb: float = 0.0
 
     @property

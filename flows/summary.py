@@ -13,14 +13,11 @@ from rich.table import Table
 from flows.catalogue import RANGE
 from flows.config import Config, build_config
 from flows.networks import model_digest
-from flows.outcome import Summary
+from flows.outcome import LISTED, Summary
 from flows.plan import Plan
 from storage.catalog import load
 from storage.store import Store
 from tasks.registry import stages
-
-LISTED = 10
-"""Most failures or quarantined images that are written out; the rest is counted."""
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -36,6 +33,7 @@ def print_summary(summary: Summary, console: Console) -> None:
     else:
         console.print(_table(summary))
     _print_notes(summary, console)
+    _print_contradictions(summary, console)
     _print_faults(summary, console)
 
 
@@ -54,7 +52,16 @@ def _table(summary: Summary) -> Table:
 
 def _print_notes(summary: Summary, console: Console) -> None:
     for note in summary.notes:
-        console.print(f"[dim]{note}[/]")
+        console.print(f"[dim]{escape(note)}[/]")
+
+
+def _print_contradictions(summary: Summary, console: Console) -> None:
+    if summary.contradictions:
+        console.print(f"[yellow]{summary.contradictions} labels that the classifier contradicts[/]")
+        for words in summary.contradicted:
+            console.print(f"  {words}", highlight=False, markup=False)
+        if summary.contradictions > len(summary.contradicted):
+            console.print(f"  and {summary.contradictions - len(summary.contradicted)} more")
 
 
 def _print_faults(summary: Summary, console: Console) -> None:

@@ -12,7 +12,7 @@ import numpy as np
 
 from flows import promotion
 from flows.config import Config
-from flows.networks import device_of, has_bfloat16_unit, pinned, promoted, settle
+from flows.networks import device_of, has_bfloat16_unit, pinned, precision_of, promoted, settle
 from flows.plan import Plan, digest_of
 from models.checkpoints import cache_folder, digest
 from models.sam_shapes import WEIGHTS
@@ -21,18 +21,17 @@ from storage.reviews import Reviews
 from storage.store import Store
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
+from tasks.train_fusion import READS as READS_OF_FUSION
 
 if TYPE_CHECKING:
     from models.fusion import Precision
 
 READS: dict[ModelKind, tuple[str, ...]] = {
     "vit": ("image", "label"),
-    "fusion": (
-        "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "reliability", "sha256"
-    ),
-}  # fmt: skip
+    "fusion": READS_OF_FUSION,
+}
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 2, "fusion": 2}
+VERSIONS: dict[ModelKind, int] = {"vit": 3, "fusion": 3}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
@@ -212,9 +211,10 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     from tasks import train_fusion, train_vit
 
     settle(config)
+    records = Records(store, plan, kind)
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
-        Records(store, plan, kind),
+        records,
         out=candidate,
         state=folder,
         device=device_of(config),
@@ -222,10 +222,28 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
         report=report,
         **training_section(config, kind),
     )
+    fault = _draw(config, plan, kind, records, candidate)
     outcome = _offer(store, config, plan, kind, candidate, run)
     _clean(folder)
     _keep_logs(store, folder)
-    return outcome
+    return outcome + fault
+
+
+def _draw(config: Config, plan: Plan, kind: ModelKind, records: Records, candidate: Path) -> str:
+    """Pictures beside a training's logs; what is to be told where they cannot be drawn."""
+    try:
+        from viewer.training_pictures import choose, draw_cams, draw_curves
+
+        folder = candidate.parent
+        draw_curves(folder)
+        if kind == "vit":
+            rows = [row for _, _, row in members(plan, kind)]
+            chosen = choose([row.sha256 for row in rows], [row.labels for row in rows], plan.classes)
+            looking = config.cam.model_dump(exclude={"low", "high"}) | {"precision": precision_of(config)}
+            draw_cams(candidate, folder, records, chosen, plan.classes, device=device_of(config), **looking)
+    except Exception as error:  # noqa: BLE001 (told; the network is trained all the same)
+        return f"; no pictures of it could be drawn: {type(error).__name__}: {error}"
+    return ""
 
 
 def _offer(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, run: str) -> str:

@@ -88,6 +88,34 @@ def agreement(
     return Target(slot, np.asarray(amount * trust(reliability, floor), np.float32))
 
 
+def heeding(p1: np.ndarray, p2: np.ndarray, annotation: np.ndarray, slot_class: np.ndarray) -> np.ndarray:
+    """P1 where a user has marked something: SAM was asked by the marks, so the CAM has no say there.
+
+    Of a marked class P2 alone decides, and where all of an image's classes are marked it decides everywhere.
+    p1, p2, annotation: (y, x) uint8 label maps, 255 unknown or unmarked; slot_class: (slot,) uint8, 0 unused.
+    Returns (y, x) uint8.
+    """
+    classes = slot_class[slot_class > 0]
+    marked = classes[np.isin(classes, annotation)]
+    if not len(marked):
+        return p1
+    alone = np.isin(p1, marked) | np.isin(p2, marked) | (len(marked) == len(classes))
+    return np.asarray(np.where(alone, p2, p1))
+
+
+def with_marks(target: Target, annotation: np.ndarray, slot_class: np.ndarray) -> Target:
+    """The target with what a user has marked, background too: it counts fully, however unreliable the image.
+
+    annotation: (y, x) uint8 label map, 255 unmarked; slot_class: (slot,) uint8, 0 unused. A class without a slot
+    teaches nothing.
+    """
+    slot, weight = target.slot.copy(), target.weight.copy()
+    for value, place in [(0, 0), *((k, n + 1) for n, k in enumerate(slot_class) if k)]:
+        here = annotation == value
+        slot[here], weight[here] = place, 1
+    return Target(slot, weight)
+
+
 def trusted(target: Target, correction: np.ndarray, slot_class: np.ndarray) -> Target:
     """The target where a person has drawn the mask: what was drawn counts fully, and nothing else does.
 

@@ -157,7 +157,7 @@ def heard(evidence: np.ndarray, weight: np.ndarray, trusted: np.ndarray | None =
     """Silence SAM where it was found out: it missed a piece of the CAM, or invented one (weight 0).
 
     evidence: (slot, 3, y, x) cam, mean, entropy in [0, 1]; weight: (y, x) of the ensemble; trusted: (slot,) bool,
-    classes that the user marked, whose CAM is silenced (None: none; training has no marks, only the stage has). Returns a float32 array of
+    classes that the user marked, whose CAM is silenced (None: none). Returns a float32 array of
     evidence's shape, in which what was not silenced decides.
     """
     out = evidence.astype(np.float32)

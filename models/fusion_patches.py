@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.agreement import UNKNOWN, agreement, trusted
+from models.agreement import UNKNOWN, agreement, heeding, trusted, with_marks
 from models.fusion import UNSAID, Contrast, contrast, fold_of, heard, planes, turned
 
 Record = Mapping[str, np.ndarray]
@@ -78,20 +78,24 @@ def _window(x: np.ndarray, corner: tuple[int, int], side: int, **pad: Any) -> np
 def cut(record: Record, side: int, count: int, seed: int, **rules: float) -> list[Patch]:
     """Cut patches from one image at places that its digest and the seed decide.
 
-    record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight
+    record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight, annotation
     (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
     there is one. side: of a patch, in pixels; count: of
     patches; rules: abstain, top and floor of `agreement`.
     """
+    p1 = heeding(record["p1"], record["p2"], record["annotation"], record["slot_class"])
     target = agreement(
-        record["p1"], record["p2"], record["weight"], record["slot_class"], record["cam"], record["mean"],
+        p1, record["p2"], record["weight"], record["slot_class"], record["cam"], record["mean"],
         record["reliability"], **rules,
     )  # fmt: skip
+    target = with_marks(target, record["annotation"], record["slot_class"])
     if "correction" in record:
         target = trusted(target, record["correction"], record["slot_class"])
     used = record["slot_class"] > 0
     evidence = np.stack([record[name] for name in ("cam", "mean", "entropy")], 1)[used]  # (slot, 3, y, x)
-    evidence = heard(evidence, record["weight"])
+    evidence = heard(
+        evidence, record["weight"], np.isin(record["slot_class"][used], record["annotation"])
+    )  # as in the stage: a marked class is not asked of the CAM
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, 3, *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])

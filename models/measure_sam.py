@@ -14,17 +14,21 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 from segment_anything import SamPredictor
-from segment_anything.modeling import Sam
 
 from models.checkpoints import load_checkpoint, sam_checkpoint, sam_digest
+from models.click_baselines import BASELINES
 from models.clicks import random_points
 from models.defects import Mask
+from models.official import Sam
 from models.sam import build_sam, encode
 from models.sam_losses import mask_iou
 from models.surfaces import KINDS, generate
 from models.tiny_sam import decode_groups
 
 HELD_OUT = 10_000_000  # seeds from here on are never trained on
+CHOICES = ("chosen by the IoU head", "best of the three")
+METHODS = (*CHOICES, *BASELINES)
+"""Rows of a real set's table for each number of clicks; those of BASELINES are slow, and made on fewer images."""
 LabelMap = NDArray[np.uint8]
 
 
@@ -85,6 +89,18 @@ def click_labels(
     return chosen, best
 
 
+def baseline_labels(
+    name: str, image: NDArray[np.uint8], truth: LabelMap, points: int, rng: np.random.Generator
+) -> LabelMap:
+    """The label map of one of BASELINES for the very clicks of `click_labels`; arguments and result as there."""
+    found = np.zeros_like(truth)
+    pieces = list(pieces_of(truth))
+    clicks = [random_points(rng, mask, points) for _, mask in pieces]
+    for (k, _), given in zip(pieces, clicks, strict=True):
+        found[BASELINES[name](image, given)] = k
+    return found
+
+
 def confusion(truth: LabelMap, guess: LabelMap, classes: int) -> NDArray[np.int64]:
     """Pixels by [truth, guess], (classes + 1, classes + 1) with background first; truth 255 is left out."""
     known = truth != 255
@@ -100,19 +116,24 @@ def class_iou(counts: NDArray[np.int64]) -> NDArray[np.float64]:
     return np.where(union > 0, hit / np.maximum(union, 1), np.nan)
 
 
-def measure_set(sam: Sam, folder: Path, points: int, seed: int) -> tuple[list[str], list[list[float]]]:
+def measure_set(
+    sam: Sam, folder: Path, points: int, seed: int, *, every: int = 1, methods: Sequence[str] = CHOICES
+) -> tuple[list[str], list[list[float]]]:
     """Scores clicks on a set of images/<class>/<name>, masks/<class>/<name>.png and classes.txt.
 
-    Returns the names of the classes, and two rows of IoU, background first: chosen masks, best masks.
+    every: takes every n-th image in the order of names; methods: CHOICES, perhaps with BASELINES behind them.
+    Returns the names of the classes, and a row of IoU, background first, for each method.
     """
     names = (folder / "classes.txt").read_text().split()
     predictor = SamPredictor(sam)
-    total = np.zeros((2, len(names) + 1, len(names) + 1), np.int64)
-    for number, path in enumerate(sorted((folder / "masks").rglob("*.png"))):
+    total = np.zeros((len(methods), len(names) + 1, len(names) + 1), np.int64)
+    for number, path in list(enumerate(sorted((folder / "masks").rglob("*.png"))))[::every]:
         truth = np.asarray(Image.open(path))
         image = _image_of(folder, path)
-        rng = np.random.default_rng((seed, number))
-        for row, guess in enumerate(click_labels(predictor, image, truth, points, rng)):
+        guesses = [*click_labels(predictor, image, truth, points, np.random.default_rng((seed, number)))]
+        for name in methods[len(CHOICES) :]:
+            guesses.append(baseline_labels(name, image, truth, points, np.random.default_rng((seed, number))))
+        for row, guess in enumerate(guesses):
             total[row] += confusion(truth, guess, len(names))
     return names, [class_iou(counts).tolist() for counts in total]
 
@@ -146,13 +167,21 @@ def procedural_table(sam: Sam, images: int, points: Sequence[int]) -> str:
     return f"{images} images, {pieces} pieces.\n\n" + _table(["clicks", "mask", "all", *KINDS], rows)
 
 
-def set_table(sam: Sam, folder: Path, points: Sequence[int], seed: int) -> str:
-    """IoU per class and their mean, in percent, on a real set, as a Markdown table."""
+def set_table(
+    sam: Sam,
+    folder: Path,
+    points: Sequence[int],
+    seed: int,
+    *,
+    every: int = 1,
+    methods: Sequence[str] = CHOICES,
+) -> str:
+    """IoU per class and their mean, in percent, on a real set, as a Markdown table; arguments as of `measure_set`."""
     rows: list[list[str]] = []
     names: list[str] = []
     for count in points:
-        names, both = measure_set(sam, folder, count, seed)
-        for what, iou in zip(("chosen by the IoU head", "best of the three"), both, strict=True):
+        names, each = measure_set(sam, folder, count, seed, every=every, methods=methods)
+        for what, iou in zip(methods, each, strict=True):
             rows.append([str(count), what, f"{100 * np.nanmean(iou):.1f}", *(f"{100 * v:.1f}" for v in iou)])
     return _table(["clicks", "mask", "mIoU", "background", *names], rows)
 
@@ -180,6 +209,8 @@ def report(args: argparse.Namespace) -> Iterator[str]:
     for folder in args.sets:
         yield f"### {folder.name}: IoU in %, clicks on each connected part of the truth, class known"
         yield set_table(sam, folder, args.points, args.seed)
+        yield f"The same clicks on every {args.every}th image, and what they give without any weights:"
+        yield set_table(sam, folder, args.points, args.seed, every=args.every, methods=METHODS)
 
 
 def main() -> None:
@@ -193,6 +224,12 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="procedural images (default 500; tiny only)")
     parser.add_argument("--points", type=int, nargs="*", default=[1, 3], help="clicks a piece (default 1 3)")
     parser.add_argument("--seed", type=int, default=0, help="seed of the clicks on real sets (default 0)")
+    parser.add_argument(
+        "--every",
+        type=int,
+        default=20,
+        help="try GrabCut and the random walker on every n-th image (default 20)",
+    )
     parser.add_argument("--card", type=Path, help="model card whose section '## Measured' is to be replaced")
     args = parser.parse_args()
     parts = []

@@ -6,11 +6,10 @@ from typing import cast
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from segment_anything import sam_model_registry
-from segment_anything.modeling import ImageEncoderViT, Sam
 from torch import Tensor, nn
 
 from models.checkpoints import load_checkpoint, load_official, sam_checkpoint
+from models.official import ImageEncoderViT, Sam, sam_model_registry
 from models.sam_encoder import FoldedEncoder
 from models.tiny_sam import tiny_sam
 

@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import torch
-from segment_anything.modeling import MaskDecoder, Sam
-from segment_anything.modeling.transformer import Attention, TwoWayAttentionBlock
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.official import Attention, MaskDecoder, Sam, TwoWayAttentionBlock
 
 WARM = 2 << 20
 """Values of the image's tokens, over all prompts of a call, that stay in a CPU's caches: 8 MB."""

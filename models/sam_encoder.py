@@ -2,12 +2,12 @@
 
 Two forms of SAM's attention with decomposed relative positions, both exact:
 
-- folded, for accelerators: with q' = [q·s, q·Rh, q·Rw] and k' = [k, onehot(row), onehot(column)] it is plain
-  attention, softmax(q'k'ᵀ)v, which the fused kernels compute;
-- tiled, for CPUs: the very sums of the official code, for as many queries at a time as fit a core's cache. It does
-  a third of the folded form's products, and memory is touched once.
+- folded, for accelerators and for the windows of a CPU: with q' = [q·s, q·Rh, q·Rw] and k' = [k, onehot(row),
+  onehot(column)] it is plain attention, softmax(q'k'ᵀ)v, which the fused kernels compute;
+- tiled, for a CPU's attention over the whole image: the very sums of the official code, for as many queries at a time
+  as fit a core's cache. It does a third of the folded form's products, and memory is touched once.
 
-Padding of windows is never computed: SAM pads with zeros after the norm, so that a padded token's query, key and
+Padding of windows is never projected: SAM pads with zeros after the norm, so that a padded token's query, key and
 value are the biases, whatever the image.
 """
 
@@ -17,10 +17,10 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
-from segment_anything.modeling import ImageEncoderViT
-from segment_anything.modeling.image_encoder import Block, get_rel_pos, window_partition, window_unpartition
 from torch import Tensor, nn
 from torch.nn import functional as F
+
+from models.official import Block, ImageEncoderViT, get_rel_pos, window_partition, window_unpartition
 
 TILE = 1 << 19
 """Attention logits a core holds at a time: 2 MB in float32, what its second cache takes."""
@@ -41,7 +41,24 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
     q, k, v: (batch, head, y * x, d); rows: (y, y, d), the relative positions Rh of each pair of rows; columns:
     (x, x, d), Rw. Returns (batch, head, y * x, d).
     """
-    height, width, d = len(rows), len(columns), q.shape[-1]
+    query, key = _folded(q, k, rows, columns)
+    d, spare = q.shape[-1], -query.shape[-1] % ALIGNED
+    query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
+    # the kernels for 16 bits want values as wide as keys; that for float32 does not
+    value = v if q.dtype == torch.float32 else F.pad(v, (0, query.shape[-1] - d))
+    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :d]
+
+
+def folded_products(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
+    """The same by plain products, where all logits fit the caches. Arguments and result as of `folded_attention`."""
+    query, key = _folded(q, k, rows, columns)
+    logits = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2).contiguous())
+    return torch.bmm(logits.softmax(-1), v.flatten(0, 1)).view_as(q)
+
+
+def _folded(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (batch, head, y * x, d + y + x), whose products are the logits with relative positions."""
+    height, width = len(rows), len(columns)
     by_row, by_column = _relative(q, rows, columns)
     place = torch.arange(height * width, device=q.device)
     ones = torch.cat(
@@ -51,13 +68,8 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
         ],
         1,
     ).to(q.dtype)
-    query = torch.cat([q * d**-0.5, by_row, by_column], -1)  # (batch, head, y * x, d + y + x)
-    key = torch.cat([k, ones.expand(*k.shape[:2], -1, -1)], -1)
-    spare = -query.shape[-1] % ALIGNED
-    query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
-    # the kernels for 16 bits want values as wide as keys; that for float32 does not
-    value = v if q.dtype == torch.float32 else F.pad(v, (0, query.shape[-1] - d))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :d]
+    query = torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], -1)
+    return query, torch.cat([k, ones.expand(*k.shape[:2], -1, -1)], -1)
 
 
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -67,7 +79,8 @@ def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tens
     """
     by_row, by_column = _relative(q[None], rows, columns)
     by_row, by_column = by_row[0, :, :, :, None], by_column[0, :, :, None]  # (head, y * x, y, 1), (…, 1, x)
-    scaled, transposed = q * q.shape[-1] ** -0.5, k.transpose(1, 2)
+    # left transposed, the keys would be copied by every product in 16 bits
+    scaled, transposed = q * q.shape[-1] ** -0.5, k.transpose(1, 2).contiguous()
     out = torch.empty_like(q)
     for heads, part in _tiles(len(q), q.shape[1]):
         logits = torch.bmm(scaled[heads, part], transposed[heads])  # (head, tile, y * x)
@@ -142,12 +155,13 @@ class _Layer:
         qkv = F.linear(tokens, *self.qkv)  # (n, y, x, 3 * dim)
         if not self.window:
             return self._whole(qkv)
-        if by_tiles(tokens.device):
-            return torch.stack([self._window_by_window(one) for one in qkv])
         height, width = qkv.shape[1:3]
         padded = self._padded(qkv, height + -height % self.window, width + -width % self.window)
         windows, extent = window_partition(padded, self.window)
-        joined: Tensor = window_unpartition(self._whole(windows), self.window, extent, (height, width))
+        # on a CPU a row of windows at a time, which the caches hold
+        together = extent[1] // self.window if by_tiles(tokens.device) else len(windows)
+        done = torch.cat([self._whole(part) for part in windows.split(together)])
+        joined: Tensor = window_unpartition(done, self.window, extent, (height, width))
         return joined
 
     def _whole(self, qkv: Tensor) -> Tensor:
@@ -155,23 +169,14 @@ class _Layer:
         q, k, v = qkv.reshape(len(qkv), -1, 3, self.heads, qkv.shape[3] // (3 * self.heads)).permute(
             2, 0, 3, 1, 4
         )  # (batch, head, y * x, d)
-        if by_tiles(qkv.device):
+        if not by_tiles(qkv.device):
+            out = folded_attention(q, k, v, self.rows, self.columns)
+        elif self.window:
+            out = folded_products(q.contiguous(), k, v.contiguous(), self.rows, self.columns)
+        else:
             each = zip(q.contiguous(), k, v.contiguous(), strict=True)
             out = torch.stack([tiled_attention(*one, self.rows, self.columns) for one in each])
-        else:
-            out = folded_attention(q, k, v, self.rows, self.columns)
         return out.transpose(1, 2).reshape(*qkv.shape[:3], -1)
-
-    def _window_by_window(self, qkv: Tensor) -> Tensor:
-        """One image's windows, each while it is in cache; (y, x, 3 * dim) to (y, x, dim)."""
-        height, width, side = qkv.shape[0], qkv.shape[1], self.window
-        out = qkv.new_empty(height, width, qkv.shape[2] // 3)
-        for top in range(0, height, side):
-            for left in range(0, width, side):
-                part = out[top : top + side, left : left + side]
-                window = self._padded(qkv[None, top : top + side, left : left + side], side, side)
-                part[...] = self._whole(window)[0, : part.shape[0], : part.shape[1]]
-        return out
 
     def _padded(self, qkv: Tensor, height: int, width: int) -> Tensor:
         """(n, y, x, 3 * dim) up to an extent: what a token of zeros gives is the bias."""

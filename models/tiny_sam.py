@@ -1,10 +1,10 @@
 """`tiny`: a Sam of 128 x 128 pixels input for 2-core machines; official decoder, own convolutional encoder."""
 
 import torch
-from segment_anything.modeling import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.official import MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 from models.sam_shapes import SIDE, STRIDE, WIDTH
 
 

@@ -14,16 +14,13 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional
 
-from models.agreement import UNKNOWN
 from models.checkpoints import save_checkpoint
 from models.fusion import FOLDS, Fusion, FusionNet, Precision, autocast, metadata_of
+from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch, Patch, Record, batch, cut, digest_of_patches
 from models.fusion_trust import warranted
-
-ABSENT = -30.0
-"""Logit of a slot that a view does not have: its probability is 0 and it draws no gradient."""
+from models.patience import Patience
 
 
 @dataclass(frozen=True)
@@ -48,6 +45,7 @@ class FusionRecipe:
     abstain: float = 0.3
     top: float = 0.01
     floor: float = 0.1
+    patience: float = 0.4
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -73,66 +71,6 @@ class Losses:
     consistency: float
 
 
-def class_probabilities(logits: Tensor, step: Batch) -> Tensor:
-    """Softmax over background (logit 0) and the slots of each view; absent slots get nothing.
-
-    logits: (row, y, x). Returns (view, 1 + slot, y, x) float32 log-probabilities.
-    """
-    owner, place = (torch.from_numpy(x).to(logits.device) for x in (step.owner, step.place))
-    shape = (len(step.turn), 1 + int(step.place.max()), *logits.shape[1:])
-    full = torch.full(shape, ABSENT, device=logits.device)
-    full[:, 0] = 0.0
-    full = full.index_put((owner, place), logits.float())
-    return functional.log_softmax(full, 1)
-
-
-def agreement_loss(log_p: Tensor, slot: Tensor, weight: Tensor, foreground: float) -> Tensor:
-    """Weighted cross-entropy at agreed pixels, foreground and background each averaged on its own.
-
-    log_p: (view, 1 + slot, y, x); slot: (view, y, x) int64, 255 none; weight: (view, y, x) in [0, 1];
-    foreground: the share of the loss that foreground has, in (0, 1). Finite (0) where nothing is agreed.
-    """
-    known = torch.where(slot == UNKNOWN, 0, slot)
-    entropy = -log_p.gather(1, known[:, None])[:, 0]  # (view, y, x)
-    weight = torch.where(slot == UNKNOWN, 0.0, weight)
-    total = log_p.new_zeros(())
-    for part, share in ((slot > 0, foreground), (slot == 0, 1 - foreground)):
-        amount = weight * part
-        total = total + share * (amount * entropy).sum() / amount.sum().clamp_min(1e-6)
-    return total
-
-
-def consistency_loss(log_p: Tensor, free: Tensor, turn: Sequence[int]) -> Tensor:
-    """Squared difference between the two views of a patch where nothing is agreed.
-
-    log_p: (view, 1 + slot, y, x), views 2i and 2i + 1 of one patch; free: (view, y, x) bool; turn: (view,).
-    Returns the mean over free pixels, 0 where there are none.
-    """
-    p = torch.stack([_upright(item, view) for item, view in zip(log_p.exp(), turn, strict=True)])
-    here = torch.stack([_upright(item, view) for item, view in zip(free, turn, strict=True)])[0::2]
-    apart = (p[0::2] - p[1::2]).square().sum(1)  # (patch, y, x)
-    return (apart * here).sum() / here.sum().clamp_min(1)
-
-
-def _upright(x: Tensor, view: int) -> Tensor:
-    """`turned_back` of models.fusion, on tensors."""
-    straight = torch.rot90(x, -(0, 2, 1, 3)[view >> 1], dims=(-2, -1))
-    return straight.flip(-1) if view & 1 else straight
-
-
-def foreground_share(patches: Sequence[Patch], balance: float) -> float:
-    """Foreground's share of the loss: its share of the agreed weight at balance 0, a half at balance 1.
-
-    balance: exponent in [0, 1] by which the natural ratio is evened out.
-    """
-    fore = sum(float(p.weight[(p.slot > 0) & (p.slot != UNKNOWN)].sum()) for p in patches)
-    back = sum(float(p.weight[p.slot == 0].sum()) for p in patches)
-    if fore == 0 or back == 0:
-        return 0.5
-    even = (fore / back) ** (1 - balance)
-    return float(even / (1 + even))
-
-
 class Fold:
     """Training of one fold's network, one step at a time; its state can be kept and taken up again."""
 
@@ -143,6 +81,8 @@ class Fold:
         self.patches, self.recipe, self.fold, self.device = patches, recipe, fold, device
         self.step = 0
         self.steps = steps_of(len(patches), recipe)
+        # the weight of consistency rises over the first third (see `advance`), and the loss with it
+        self.patience = Patience(self.steps, recipe.patience, since=1 / 3)
         self.foreground = foreground_share(patches, recipe.balance)
         torch.manual_seed(recipe.seed + fold)
         self.net = FusionNet().to(memory_format=torch.channels_last).to(device)
@@ -150,6 +90,16 @@ class Fold:
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
         )
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no step left, or none that promises anything."""
+        return self.step >= self.steps or self.patience.over
+
+    @property
+    def done(self) -> int:
+        """Steps that need not be taken any more: all of them where it is over."""
+        return self.steps if self.over else self.step
 
     def advance(self, precision: Precision) -> Losses:
         """One step of AdamW on patches that the seed, fold and step decide."""
@@ -165,6 +115,7 @@ class Fold:
         apart = consistency_loss(log_p, free, drawn.turn)
         loss = agreed + self.recipe.consistency * min(1.0, 3 * self.step / self.steps) * apart
         self._descend(loss)
+        self.patience.see(loss.item())
         return Losses(loss.item(), agreed.item(), apart.item())
 
     def _draw(self) -> Batch:
@@ -191,6 +142,7 @@ class Fold:
             "net": self.net.state_dict(),
             "ema": self.ema,
             "optimiser": self.optimiser.state_dict(),
+            "patience": self.patience.state(),
         }
 
     def restore(self, state: dict[str, Any]) -> None:
@@ -199,6 +151,7 @@ class Fold:
         self.net.load_state_dict(state["net"])
         self.ema = {name: value.to(self.device) for name, value in state["ema"].items()}
         self.optimiser.load_state_dict(state["optimiser"])
+        self.patience.restore(state["patience"])
 
 
 def steps_of(patches: int, recipe: FusionRecipe) -> int:
@@ -322,13 +275,13 @@ def train_fusion(
         folds[number].restore(kept)
     total = sum(fold.steps for fold in folds)
     for fold in folds:
-        while fold.step < fold.steps:
+        while not fold.over:
             losses = fold.advance(precision)
             if report is not None:
-                report(sum(f.step for f in folds), total, losses.loss)
-            if fold.step % 10 == 0 or fold.step == fold.steps:
+                report(sum(f.done for f in folds), total, losses.loss)
+            if fold.step % 10 == 0 or fold.over:
                 keeper.note(fold.fold, fold.step, losses)
-            if fold.step % save_every == 0 or fold.step == fold.steps:
+            if fold.step % save_every == 0 or fold.over:
                 keeper.save(folds)
     return _write(out, folds, patches, recipe, precision)
 
@@ -344,5 +297,6 @@ def _write(
         unseen = [patch for patch in patches if patch.fold == fold.fold] if crossed else []
         net.bound.fill_(warranted(net, unseen, precision))
         model.nets[fold.fold].load_state_dict(net.state_dict())
-    about = metadata_of(model, cross_fitted=crossed, recipe=asdict(recipe))
+    steps = [fold.patience.told() for fold in folds]
+    about = metadata_of(model, cross_fitted=crossed, recipe=asdict(recipe), steps=steps)
     return save_checkpoint(out, model.state_dict(), about)

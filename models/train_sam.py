@@ -10,18 +10,17 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from segment_anything.modeling import Sam
 from torch import Tensor, nn
 
-from models.checkpoints import save_checkpoint
-from models.measure_sam import piece_iou
+from models.checkpoints import load_checkpoint, save_checkpoint
+from models.measure_sam import HELD_OUT, piece_iou
+from models.official import Sam
 from models.sam import normalise
 from models.sam_batches import Batch, Pool, draw_batch, draw_pool
 from models.sam_losses import balanced_cross_entropy, dice_loss, prompt_loss
 from models.sam_shapes import WIDTH
 from models.tiny_sam import decode_groups, tiny_sam
 
-FIRST_SEED = 0  # of the pool; measurements use seeds from HELD_OUT on
 LOG_EVERY = 50
 
 
@@ -30,7 +29,8 @@ class Training:
     """All that a killed training needs to go on.
 
     average: the exponential moving average of `sam`, which is what is shipped; dense: head for the auxiliary map
-    of all defects; elapsed: seconds spent so far in earlier and in this process.
+    of all defects; elapsed: seconds spent so far in earlier and in this process; before: steps of the training whose
+    weights it began with.
     """
 
     sam: Sam
@@ -39,12 +39,21 @@ class Training:
     optimiser: torch.optim.Optimizer
     step: int = 0
     elapsed: float = 0.0
+    before: int = 0
 
 
-def start(seed: int) -> Training:
-    """A training at step 0, its weights drawn from `seed`."""
+def start(seed: int, weights: Path | None = None) -> Training:
+    """A training at step 0, its weights drawn from `seed`, or those of an earlier training's export."""
     torch.manual_seed(seed)
-    sam = tiny_sam().train()
+    sam, before = tiny_sam().train(), 0
+    if weights is not None:
+        known, about = load_checkpoint(weights)
+        before = int(about.get("steps", 0))
+        missing = sam.load_state_dict({name: tensor.float() for name, tensor in known.items()}, strict=False)
+        if missing.unexpected_keys or any(
+            not name.endswith("num_batches_tracked") for name in missing.missing_keys
+        ):
+            raise ValueError(f"{weights} does not hold the weights of `tiny`: {missing}")
     dense = nn.Sequential(nn.Conv2d(WIDTH, 16, 1), nn.PixelShuffle(4))
     sam.image_encoder.to(memory_format=torch.channels_last)
     parameters = [*sam.parameters(), *dense.parameters()]
@@ -56,14 +65,15 @@ def start(seed: int) -> Training:
         betas=(0.9, 0.99),
         fused=True,
     )
-    return Training(sam, dense, copy.deepcopy(sam).eval(), optimiser)
+    return Training(sam, dense, copy.deepcopy(sam).eval(), optimiser, before=before)
 
 
 def save_state(training: Training, path: Path) -> None:
     """Writes the whole training, atomically; batches are drawn from (seed, step), so that no RNG need be kept."""
     partial = path.with_suffix(".partial")
     state = {name: getattr(training, name).state_dict() for name in ("sam", "dense", "average", "optimiser")}
-    torch.save({**state, "step": training.step, "elapsed": training.elapsed}, partial)
+    counts = {name: getattr(training, name) for name in ("step", "elapsed", "before")}
+    torch.save({**state, **counts}, partial)
     partial.replace(path)
 
 
@@ -73,6 +83,7 @@ def load_state(training: Training, path: Path) -> None:
     for name in ("sam", "dense", "average", "optimiser"):
         getattr(training, name).load_state_dict(state[name])
     training.step, training.elapsed = state["step"], state["elapsed"]
+    training.before = state.get("before", training.before)
 
 
 def learning_rate(step: int, progress: float, peak: float) -> float:
@@ -138,7 +149,7 @@ def export(training: Training, path: Path) -> str:
         for name, tensor in weights.items()
         if not name.endswith("num_batches_tracked")
     }
-    return save_checkpoint(path, small, {"model": "tiny", "steps": str(training.step)})
+    return save_checkpoint(path, small, {"model": "tiny", "steps": str(training.before + training.step)})
 
 
 def progress_of(training: Training, steps: int, minutes: float) -> float:
@@ -208,6 +219,7 @@ def _arguments() -> Iterator[tuple[str, type, object, str]]:
     yield "--workers", int, 2, "processes that draw the pool"
     yield "--rate", float, 1e-3, "peak learning rate"
     yield "--seed", int, 0, "seed of weights and batches"
+    yield "--first", int, 0, "seed of the pool's first frame"
     yield "--threads", int, 2, "threads of torch"
     yield "--save-minutes", float, 8.0, "minutes between exports"
 
@@ -217,16 +229,21 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="safetensors file to write")
     parser.add_argument("--state", type=Path, required=True, help="file to resume from, and to save to")
+    parser.add_argument("--weights", type=Path, help="an earlier training's export to begin with")
     for name, kind, default, meaning in _arguments():
         parser.add_argument(name, type=kind, default=default, help=f"{meaning} (default {default})")
     args = parser.parse_args()
+    if args.first + args.pool > HELD_OUT:
+        parser.error(
+            f"--first {args.first} --pool {args.pool}: seeds from {HELD_OUT} on are for measuring alone"
+        )
     torch.set_num_threads(args.threads)
-    training = start(args.seed)
+    training = start(args.seed, args.weights)
     if args.state.exists():
         load_state(training, args.state)
         print(f"{args.state}: going on at step {training.step}", flush=True)
     print(f"drawing {args.pool} frames", flush=True)
-    train(training, draw_pool(FIRST_SEED, args.pool, args.workers), args)
+    train(training, draw_pool(args.first, args.pool, args.workers), args)
 
 
 if __name__ == "__main__":

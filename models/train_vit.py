@@ -9,6 +9,7 @@ import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,6 +17,7 @@ from torch import Tensor
 
 from models.cams import activate, fitted, object_map, resized, smoothed_maximum
 from models.ctc import TokenContrast, choose_crops, cut, regions
+from models.patience import Patience
 from models.vit import ClassTokenViT, Evidence, build_vit, distillation_loss, multi_label_loss, save_vit
 from models.vit_batches import Batch, Example, draw
 
@@ -29,13 +31,14 @@ class Recipe:
 
     backbone, pretrained, side, objectness, seed: of `build_vit`. epochs; step_images: images a step. rate: of AdamW,
     times `head_factor` for heads and class tokens; weight_decay; warm_up: share of the steps; power: of the
-    polynomial decay. average: of the moving average of the weights that is kept. crop: smallest share of the
+    polynomial decay. average: of the moving average of the weights that is kept. patience: share of the steps
+    within which the loss must fall, else the training ends, 0 never to end early. crop: smallest share of the
     image's area in a training crop, so that the label stays true. distil: weight of `distillation_loss`, by which
     the patch map learns from objectness; 0 to leave it out. contrast: weight of CTC's loss, 0 to leave
     it out; contrast_from: share of the steps before it begins; low, high: L and H; local_share: side of a
     local crop as a share of the image's; local_side: pixels it is resized to; local_crops: an image; width: of
-    a projection; temperature: τ; momentum: ρ. scales, flip: of the CAM that τ_c is measured on; calibration:
-    images a class for it.
+    a projection; temperature: τ; momentum: ρ. scales, flip, attention, affinity, adaptive: of the CAM that τ_c is
+    measured on; calibration: images a class for it.
     """
 
     backbone: str
@@ -51,6 +54,7 @@ class Recipe:
     warm_up: float
     power: float
     average: float
+    patience: float
     crop: float
     distil: float
     contrast: float
@@ -65,7 +69,14 @@ class Recipe:
     momentum: float
     scales: tuple[float, ...]
     flip: bool
+    attention: bool
+    affinity: bool
+    adaptive: bool
     calibration: int
+
+    def looking(self) -> dict[str, Any]:
+        """How `activate` is to look at an image."""
+        return {name: getattr(self, name) for name in ("scales", "flip", "attention", "affinity", "adaptive")}
 
     def digest(self) -> str:
         """Of all settings: 64 hexadecimal digits."""
@@ -90,6 +101,9 @@ class Training:
             ).to(device)
         self.average = copy.deepcopy(self.model).eval().requires_grad_(False)
         self.optimiser = self._optimiser()
+        # what CTC adds is not watched: it rises with every crop that is remembered; and its coming disturbs the rest
+        begun = recipe.contrast_from if recipe.contrast else 0.0
+        self.patience = Patience(steps, recipe.patience, since=max(begun, recipe.warm_up))
         self.step = 0
         self.rows: list[list[float]] = []
 
@@ -105,6 +119,11 @@ class Training:
         return torch.optim.AdamW(
             groups, self.recipe.rate, betas=(0.9, 0.999), weight_decay=self.recipe.weight_decay
         )
+
+    @property
+    def over(self) -> bool:
+        """Whether there is no step left, or none that promises anything."""
+        return self.step >= self.steps or self.patience.over
 
     def draw(self, examples: Sequence[Example]) -> Batch:
         """The batch of the step to come."""
@@ -168,6 +187,7 @@ class Training:
         self.contrast.follow()
         self.rows.append([self.step, rate, float(classification.detach()), float(contrast.detach())])
         self.step += 1
+        self.patience.see(self.rows[-1][2])
         self._follow()
         return self.rows[-1][2]
 
@@ -183,7 +203,7 @@ class Training:
         state = {
             "model": self.model.state_dict(), "average": self.average.state_dict(),
             "contrast": self.contrast.state_dict(), "optimiser": self.optimiser.state_dict(),
-            "step": self.step, "rows": self.rows,
+            "step": self.step, "rows": self.rows, "patience": self.patience.state(),
         }  # fmt: skip
         torch.save(state, folder / "state.partial")
         (folder / "state.partial").replace(folder / "state.pt")
@@ -199,6 +219,7 @@ class Training:
             self.contrast.load_state_dict(state["contrast"])
             self.optimiser.load_state_dict(state["optimiser"])
             self.step, self.rows = int(state["step"]), state["rows"]
+            self.patience.restore(state["patience"])
 
 
 def calibrate(
@@ -213,14 +234,12 @@ def calibrate(
         members = np.flatnonzero(labels[:, which])
         rng = np.random.default_rng([recipe.seed, 2, which])
         chosen = np.sort(rng.permutation(members)[: recipe.calibration])
-        maxima = [
-            smoothed_maximum(
-                activate(model, images[i], scales=recipe.scales, flip=recipe.flip, precision=precision).cam[
-                    which
-                ]
-            )
-            for i in chosen
-        ]
+        present = (labels[i].astype(bool) for i in chosen)
+        seen = (
+            activate(model, images[i], label, precision=precision, **recipe.looking())
+            for i, label in zip(chosen, present, strict=True)
+        )
+        maxima = [smoothed_maximum(one.cam[which]) for one in seen]
         tau[which] = float(np.median(maxima)) if maxima else 0.0
     return tau
 
@@ -280,7 +299,8 @@ def train_vit(
     out: the safetensors file to write; state: a folder that holds the state of trainings under way, one a
     recipe and data: a training that was killed goes on from there and ends with the same bits (same device,
     threads and precision). precision: float32 or bfloat16 (autocast). threads: of torch; None: as they are.
-    report: called after each step with steps done, steps in all, and the loss.
+    report: called after each step with steps done, steps in all, and the loss; a training that ends early (see
+    `models.patience`) has done all of them.
     Returns the digest of `out`. Raises ValueError for images or labels of a wrong shape.
     """
     _check(images, labels)
@@ -292,13 +312,14 @@ def train_vit(
     data = data_digest(images, labels)
     folder = state / hashlib.sha256(f"{recipe.digest()}{data}{precision}".encode()).hexdigest()[:16]
     training.resume(folder)
-    examples = _examples(training.model, images, labels, precision) if training.step < steps else []
-    while training.step < steps:
+    examples = [] if training.over else _examples(training.model, images, labels, precision)
+    while not training.over:
         batch = training.draw(examples)
         loss = training.advance(batch)
-        if training.step % SAVE_EVERY == 0 or training.step == steps:
+        if training.step % SAVE_EVERY == 0 or training.over:
             training.save(folder)
         if report is not None:
-            report(training.step, steps, loss)
+            report(steps if training.over else training.step, steps, loss)
     training.average.tau.copy_(calibrate(training.average, images, labels, recipe, precision))
-    return save_vit(out, training.average, {"recipe": recipe.digest(), "data": data, "steps": str(steps)})
+    about = {"recipe": recipe.digest(), "data": data, "steps": training.patience.told()}
+    return save_vit(out, training.average, about)

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.checkpoints import load_checkpoint, save_checkpoint
+from models.refinements import attention_of
 from models.start import Start, load_start, patch_positions, tiny_backbone
 
 TINY = "tiny"
@@ -33,6 +34,7 @@ class Evidence:
     auxiliary: the same of the auxiliary head. patch_map, auxiliary_map: (image, class, row, column) logits a
     patch (eq. 1), before ReLU. class_token: (image, class, dim) after the last norm. valid: (image, row,
     column) bool, False for patches of padding; weight: the same, float in [0, 1], objectness there (1 without).
+    attention: (image, token, token), the mean over the later half of the blocks and all heads, where it was asked for.
     """
 
     token: Tensor
@@ -43,6 +45,7 @@ class Evidence:
     class_token: Tensor
     valid: Tensor
     weight: Tensor
+    attention: Tensor | None = None
 
 
 def multi_label_loss(evidence: Evidence, label: Tensor) -> Tensor:
@@ -127,19 +130,26 @@ class ClassTokenViT(nn.Module):
         return self
 
     def forward(
-        self, image: Tensor, valid: Tensor | None = None, object_map: Tensor | None = None
+        self,
+        image: Tensor,
+        valid: Tensor | None = None,
+        object_map: Tensor | None = None,
+        *,
+        attention: bool = False,
     ) -> Evidence:
         """Classifies standardised images.
 
         image: (image, 3, y, x) float from `standardise`, sides multiples of the patch.
         valid: (image, y, x) bool, False in padding; None: no padding. object_map: (image, y, x) float in
         [0, 1], objectness; class tokens attend, and patches are pooled, in proportion to it; None: evenly.
+        attention: whether Evidence is to hold it.
         """
         patches = self._patches(image)  # (image, row, column, dim)
         grid = (patches.shape[1], patches.shape[2])
         inside = self._pool(valid, image).bool()
         weight = inside.float() if object_map is None else self._pool(object_map, image) * inside
-        tokens, middle = self._encode(patches, inside, weight if object_map is not None else None)
+        seen: list[Tensor] | None = [] if attention else None
+        tokens, middle = self._encode(patches, inside, weight if object_map is not None else None, seen)
         auxiliary = self.auxiliary_head(_as_map(middle, grid)).float()
         maps = self.patch_head(_as_map(tokens[:, -grid[0] * grid[1] :], grid)).float()
         class_token = tokens[:, : self.classes].float()  # (image, class, dim)
@@ -148,6 +158,7 @@ class ClassTokenViT(nn.Module):
         return Evidence(
             token, _pooled(maps, inside, weight if has_objects else None),
             _strongest(auxiliary, inside, weight), maps, auxiliary, class_token, inside, weight,
+            torch.stack(seen).mean(0) if seen else None,
         )  # fmt: skip
 
     def _patches(self, image: Tensor) -> Tensor:
@@ -164,8 +175,13 @@ class ClassTokenViT(nn.Module):
             pixels = torch.ones_like(image[:, 0])
         return functional.max_pool2d(pixels[:, None].float(), self.patch_size)[:, 0]
 
-    def _encode(self, patches: Tensor, inside: Tensor, weight: Tensor | None) -> tuple[Tensor, Tensor]:
-        """All blocks: (image, token, dim) after the last norm, and patches of the third block from the end."""
+    def _encode(
+        self, patches: Tensor, inside: Tensor, weight: Tensor | None, seen: list[Tensor] | None = None
+    ) -> tuple[Tensor, Tensor]:
+        """All blocks: (image, token, dim) after the last norm, and patches of the third block from the end.
+
+        seen: gets the attention of the later half of the blocks.
+        """
         count = patches.shape[1] * patches.shape[2]
         prefix = [(self.class_token + self.class_position).expand(len(patches), -1, -1)]
         if self.backbone.reg_token is not None:
@@ -174,6 +190,8 @@ class ClassTokenViT(nn.Module):
         bias = self._attention_bias(inside.flatten(1), weight, tokens.shape[1])
         middle, blocks = tokens, self.backbone.blocks
         for index, block in enumerate(blocks):
+            if seen is not None and index >= len(blocks) // 2:
+                seen.append(attention_of(block, tokens, bias))
             tokens = block(tokens, attn_mask=None if bias is None else bias.to(tokens.dtype))
             if index == max(0, len(blocks) - 3):
                 middle = tokens

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -63,14 +63,13 @@ def _one_image(
     image: np.ndarray,
     slot_class: np.ndarray,
     model: ClassTokenViT,
-    precision: str,
-    scales: Sequence[float],
-    flip: bool,
+    **how: Any,
 ) -> tuple[np.ndarray, np.ndarray]:
     """(slot, y, x) float16 normalised CAM and (class,) float32 scores of one image without padding."""
     from models.cams import activate
 
-    seen = activate(model, image, scales=scales, flip=flip, precision=precision)
+    present = np.isin(np.arange(1, model.classes + 1), slot_class)
+    seen = activate(model, image, present, **how)
     slots = np.zeros((len(slot_class), *image.shape[:2]), np.float16)
     for slot, which in enumerate(slot_class):
         if which:
@@ -90,12 +89,15 @@ def cam(
     flip: bool,
     low: float,
     high: float,
+    attention: bool,
+    affinity: bool,
+    adaptive: bool,
 ) -> dict[str, np.ndarray]:
     """Class activation maps of a block, for the classes that each image's label names.
 
     image: (image, y, x, 3) uint8; size: (image, 2) uint16 true height and width; label: (image, class) bool,
     perhaps narrower than the network's classes; slot_class: (image, slot) uint8, 0 unused.
-    precision: float32 or bfloat16. scales, flip: of `activate`. low, high: L and H.
+    precision: float32 or bfloat16. scales, flip, attention, affinity, adaptive: of `activate`. low, high: L and H.
     Returns cam (image, slot, y, x) float16 in [0, 1], 0 in padding and unused slots; score (image, class)
     float32, probabilities of all the network's classes; p1 (image, y, x) uint8, 255 uncertain and padding.
     Every image stands alone: no batch crosses images. Raises ValueError for a class that the network lacks.
@@ -106,7 +108,10 @@ def cam(
     p1 = np.full(image.shape[:3], UNKNOWN, np.uint8)
     for index, (height, width) in enumerate(size.tolist()):
         pixels = np.ascontiguousarray(image[index, :height, :width])
-        slots, scores[index] = _one_image(pixels, slot_class[index], model, precision, scales, flip)
+        slots, scores[index] = _one_image(
+            pixels, slot_class[index], model, precision=precision, scales=scales, flip=flip,
+            attention=attention, affinity=affinity, adaptive=adaptive,
+        )  # fmt: skip
         cams[index, :, :height, :width] = slots
         p1[index, :height, :width] = label_map(slots, slot_class[index], low, high)
     return {"cam": cams, "score": scores, "p1": p1}
@@ -114,7 +119,7 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=2,
+    version=3,
     function=cam,
     reads=("image", "size", "label", "slot_class"),
     writes=(

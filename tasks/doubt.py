@@ -8,6 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 
 UNKNOWN = 255
+UNSEEN, SEEN = 0.1, 0.9
+"""Score below which the classifier denies a class, and above which it is sure of one: only flat contradictions are
+told, as every other low score is what `fuse.doubtful` is for."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +54,35 @@ def doubt_of(arrays: Mapping[str, np.ndarray]) -> Doubt:
         empty=max(missing, default=0.0),
         area=area,
     )
+
+
+@dataclass(frozen=True)
+class Contradiction:
+    """A label that the classifier contradicts, in class indices; 0 stands for no defect.
+
+    given: what the label names; said: what the classifier sees in its place; their scores in [0, 1].
+    """
+
+    given: int
+    given_score: float
+    said: int
+    said_score: float
+
+
+def contradiction_of(slot_class: np.ndarray, score: np.ndarray) -> Contradiction | None:
+    """The flattest contradiction between an image's label and its scores, None where there is none.
+
+    slot_class: (slot,) uint8, the label's classes, 0 unused; score: (class,) float32, probabilities of all classes.
+    The score of no defect is one less the highest. What the label names counts only if it scores below UNSEEN, what it
+    does not name only if it scores above SEEN.
+    """
+    every = np.concatenate([[1 - score.max(initial=0)], score]).astype(np.float64)  # (1 + class,)
+    named = np.isin(np.arange(len(every)), slot_class[slot_class > 0] if slot_class.any() else 0)
+    given = int(np.where(named, every, np.inf).argmin())
+    said = int(np.where(named, -np.inf, every).argmax())
+    if named.all() or every[given] >= UNSEEN or every[said] <= SEEN:
+        return None
+    return Contradiction(given, float(every[given]), said, float(every[said]))
 
 
 def disagreement(p1: np.ndarray, p2: np.ndarray) -> float:

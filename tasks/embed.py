@@ -72,7 +72,7 @@ def _to_half(embedding: np.ndarray, images: list[int]) -> np.ndarray:
 
 STAGE = Stage(
     name="embed",
-    version=1,
+    version=2,
     function=embed,
     reads=("augmented", "input_size"),
     writes=(

@@ -259,7 +259,7 @@ def soft_jaccard(mask: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 STAGE = Stage(
     name="mask",
-    version=1,
+    version=2,
     function=mask,
     reads=("embedding", "view", "point", "box", "cam", "slot_class", "size"),
     writes=(

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from models.fusion_patches import Record
 
 READS = (
-    "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "reliability", "sha256",
+    "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "annotation", "reliability", "sha256",
 )  # fmt: skip
 """Arrays that a record holds, of one image, cut to its true extent."""
 

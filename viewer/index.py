@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 3
+VERSION = 4
 """Raised whenever the tables change: an index of another version is made anew."""
 SORTS = {
     "doubt": "doubt",
@@ -44,7 +44,7 @@ CREATE TABLE image(
     content TEXT NOT NULL DEFAULT '', doubt REAL NOT NULL DEFAULT -1, entropy REAL NOT NULL DEFAULT -1,
     disagreement REAL NOT NULL DEFAULT -1, empty REAL NOT NULL DEFAULT -1, unsure REAL NOT NULL DEFAULT -1);
 CREATE TABLE detail(id INTEGER PRIMARY KEY, labels TEXT, why TEXT, area TEXT NOT NULL DEFAULT '{}',
-    mask TEXT NOT NULL DEFAULT '');
+    mask TEXT NOT NULL DEFAULT '', given INT, given_score REAL, said INT, said_score REAL);
 CREATE TABLE image_class(class TEXT, id INT, PRIMARY KEY(class, id)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE name USING fts5(path, content='', tokenize='trigram');
 CREATE TABLE figure(block TEXT PRIMARY KEY, basis TEXT);
@@ -223,6 +223,17 @@ class Index:
             "SELECT image.*, detail.* FROM image JOIN detail USING (id) WHERE image.id = ?", (image,)
         ).fetchone()  # fmt: skip
         return None if row is None else _row(row)
+
+    def contradicted(self, most: int) -> list[dict[str, Any]]:
+        """Images whose label the classifier contradicts, the flattest contradictions first.
+
+        Of each, given and said are class indices, 0 for no defect; see `tasks.doubt.Contradiction`.
+        """
+        found = self.connection().execute(
+            "SELECT image.*, detail.* FROM image JOIN detail USING (id) WHERE state = 'labelled' AND said IS NOT NULL "
+            "ORDER BY given_score - said_score, id LIMIT ?", (most,)
+        )  # fmt: skip
+        return [_row(row) for row in found]
 
     def _where(self, query: Query) -> tuple[list[str], list[Any]]:
         """Conditions and their values. Nothing of a request is ever part of the SQL text."""

@@ -16,7 +16,7 @@ from storage.catalog import ImageRow, load
 from storage.receipts import Receipt
 from storage.reviews import Reviews, label_digest
 from storage.store import Store, StoreError
-from tasks.doubt import NEEDED, Doubt, doubt_of
+from tasks.doubt import NEEDED, Doubt, contradiction_of, doubt_of
 from tasks.reading import cut
 from tasks.registry import stages, writer
 from viewer.index import Index, set_meta
@@ -144,7 +144,7 @@ class Refresher:
         except StoreError:  # replaced while it was read, or damaged: the next look, or `verify`, tells
             return
         before = self._before(block, receipts[LABEL_STAGE])
-        values, areas = [], []
+        values, details = [], []
         failed = receipts["ingest"].failed if "ingest" in receipts else {}
         for n, row in enumerate(rows):
             if row.id in failed:
@@ -155,14 +155,16 @@ class Refresher:
             values.append(
                 (*_columns(doubt), differs, receipts[LABEL_STAGE].made, label_digest(part["p"]), row.id)
             )
-            areas.append((json.dumps(doubt.area), row.id))
+            details.append((json.dumps(doubt.area), *_contradiction(part), row.id))
         with self.index.writing() as db:
             db.executemany(
                 "UPDATE image SET doubt=?, entropy=?, disagreement=?, empty=?, unsure=?, differs=?, made=?, content=? "
                 "WHERE id=?",
                 values,
             )
-            db.executemany("UPDATE detail SET area=? WHERE id=?", areas)
+            db.executemany(
+                "UPDATE detail SET area=?, given=?, given_score=?, said=?, said_score=? WHERE id=?", details
+            )
             db.execute("INSERT OR REPLACE INTO figure VALUES (?, ?)", (block, basis))
 
     def _before(self, block: str, receipt: Receipt) -> np.ndarray | None:
@@ -273,6 +275,11 @@ def _columns(doubt: Doubt) -> tuple[float, ...]:
     unsure = 1 - doubt.confidence
     overall = max(doubt.empty, (doubt.entropy + doubt.disagreement + unsure) / 3)
     return overall, doubt.entropy, doubt.disagreement, doubt.empty, unsure
+
+
+def _contradiction(part: Mapping[str, np.ndarray]) -> tuple[float | None, ...]:
+    found = contradiction_of(part["slot_class"], part["score"])
+    return (None,) * 4 if found is None else tuple(vars(found).values())
 
 
 def _timing(receipt: Receipt | None) -> tuple[float, int, str]:

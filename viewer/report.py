@@ -9,7 +9,7 @@ from typing import Any
 from viewer import pages, style
 from viewer.index import NO_DEFECT, Index, Query
 
-WORST, BEST = 24, 12
+WORST, BEST, CONTRADICTED = 24, 12, 24
 """Images that are shown."""
 BINS = 20
 MEASURES = (
@@ -41,6 +41,9 @@ def render(title: str, made: str, index: Index, thumbnail: Callable[[int], bytes
             {"title": words, "bars": histogram(index, column, flipped), "column": column}
             for column, words, flipped in MEASURES
         ],
+        contradicted=[
+            _told(_shown(row, classes, thumbnail), classes) for row in index.contradicted(CONTRADICTED)
+        ],
         worst=[_shown(row, classes, thumbnail) for row in worst],
         best=[_shown(row, classes, thumbnail) for row in best],
         nights=pages.nights(index),
@@ -67,6 +70,12 @@ def _shown(row: dict[str, Any], classes: list[str], thumbnail: Callable[[int], b
     picture = base64.b64encode(thumbnail(row["id"])).decode("ascii")
     chips = [(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]]
     return {**row, "picture": f"data:image/jpeg;base64,{picture}", "chips": chips}
+
+
+def _told(row: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+    """A row whose label the classifier contradicts, with the names of what either says."""
+    names = ["no defect", *classes]
+    return {**row, "given_name": names[row["given"]], "said_name": names[row["said"]]}
 
 
 def class_rows(index: Index) -> list[dict[str, Any]]:

@@ -264,11 +264,16 @@ def _draw_image(axes: Axes, row: StripRow) -> None:
 
 
 def _draw_cam(axes: Axes, row: StripRow) -> None:
-    """The CAM laid over the image: opaque where it is strong."""
-    heat = _plain(row.cam)  # (y, x)
-    picture = colormaps[style.HEAT](heat)[..., :3]
+    _show(axes, overlaid(row.image, _plain(row.cam)))
+
+
+def overlaid(image: np.ndarray, heat: np.ndarray) -> np.ndarray:
+    """Evidence laid over an image, opaque where it is strong.
+
+    image: (y, x, channel=3) uint8; heat: (y, x) in [0, 1]. Returns (y, x, channel=3) float64 in [0, 1].
+    """
     opacity = 0.25 + 0.6 * heat[..., None]
-    _show(axes, picture * opacity + row.image / 255 * (1 - opacity))
+    return np.asarray(colormaps[style.HEAT](heat)[..., :3] * opacity + image / 255 * (1 - opacity))
 
 
 def _draw_share(axes: Axes, row: StripRow, name: str, ramp: str) -> None:

@@ -1,13 +1,21 @@
 """What a closed run leaves: figures that agree with the labels, and drift that follows a change."""
 
+import io
+import re
+
 import numpy as np
 import pytest
 from pinned_site import draw
+from rich.console import Console
 from small_run import Silent
 
+from flows import nights
 from flows.nights import LAST, close_night
 from flows.steps import Run
+from flows.summary import print_summary
 from storage.catalog import load
+from storage.store import Store
+from tasks import doubt
 
 
 def nightly(site):
@@ -63,3 +71,95 @@ def test_an_alert_makes_the_run_fail(site):
     assert summary.exit_code == 1
     assert "alerts.quarantined" in summary.alerts[0]
     assert nightly(site).exit_code == 1, "it stays so while the file is there"
+
+
+def told(summary):
+    sink = io.StringIO()
+    print_summary(summary, Console(width=200, file=sink))
+    return sink.getvalue()
+
+
+def score_of(words):
+    return [float(part) for part in re.findall(r"\((?:score )?(0\.\d+|1\.00)\)", words)]
+
+
+@pytest.fixture
+def contradicted(site, monkeypatch):
+    """A site whose every label is contradicted: its networks are untrained, so it is the limits that are moved."""
+    for n in range(4):
+        draw(site.images, f"dent/[b]new{n}.png", 55 + n)
+    monkeypatch.setattr(doubt, "UNSEEN", 1.1)
+    monkeypatch.setattr(doubt, "SEEN", -0.1)
+    return site
+
+
+def test_labels_that_the_classifier_contradicts_are_told_the_flattest_first(contradicted):
+    summary = nightly(contradicted)
+    assert (summary.contradictions, len(summary.contradicted)) == (12, 10)
+    scores = [score_of(words) for words in summary.contradicted]
+    apart = [said - given for given, said in scores]
+    assert apart == pytest.approx(sorted(apart, reverse=True), abs=0.011)
+    lines = told(summary).splitlines()
+    begin = lines.index("12 labels that the classifier contradicts")
+    assert [line.strip() for line in lines[begin + 1 : begin + 11]] == summary.contradicted
+    assert lines[begin + 11] == "  and 2 more"
+    assert summary.exit_code == 0
+
+
+def test_an_idle_run_tells_them_again_and_reads_nothing(contradicted, monkeypatch):
+    first = nightly(contradicted)
+    monkeypatch.setattr(Store, "read", lambda *_: pytest.fail("an idle run read an array"))
+    again = nightly(contradicted)
+    assert again.idle
+    assert (again.contradictions, again.contradicted) == (first.contradictions, first.contradicted)
+
+
+def test_they_are_in_the_report_with_both_scores(contradicted):
+    summary = nightly(contradicted)
+    text = (contradicted.store.root / "report.html").read_text()
+    table = text.split("Labels that the classifier contradicts")[1].split("</table>")[0]
+    rows = re.findall(r"<tr><th scope=.row.>.*?</tr>", table, re.DOTALL)
+    assert len(rows) == 12
+    assert all("data:image/jpeg;base64," in row for row in rows)
+    for words, row in zip(summary.contradicted, rows, strict=False):
+        given, said = score_of(words)
+        assert f"<td>{given:.2f}</td>" in row
+        assert f"<td>{said:.2f}</td>" in row
+        assert words.split(":")[0] in row
+
+
+def test_where_the_classifier_agrees_nothing_is_said(site):
+    site.change(fuse={"views": 4})
+    summary = nightly(site)
+    assert summary.contradictions == 0
+    assert "contradicts" not in told(summary)
+    assert "contradicts" not in (site.store.root / "report.html").read_text()
+
+
+def test_figures_of_an_older_night_are_taken_on(contradicted, monkeypatch):
+    """A table without contradictions, from before they were told, is made anew."""
+    contradicted.finish()
+    known = nights._of_block
+    monkeypatch.setattr(nights, "_of_block", lambda *given: ({**row, "made": ""} for row in known(*given)))
+    save = nights._save
+    monkeypatch.setattr(
+        nights,
+        "_save",
+        lambda store, rows: save(store, [{k: row[k] for k in row if k != "contradiction"} for row in rows]),
+    )
+    nightly(contradicted)
+    monkeypatch.undo()
+    monkeypatch.setattr(doubt, "UNSEEN", 1.1)
+    monkeypatch.setattr(doubt, "SEEN", -0.1)
+    contradicted.change(fuse={"views": 4})
+    assert nightly(contradicted).contradictions == 12
+
+
+def test_a_contradicted_image_that_was_deleted_is_told_no_more(contradicted):
+    first = nightly(contradicted)
+    contradicted.change(data={"folder": "images", "max_gone": 1.0})
+    gone = first.contradicted[0].split(":")[0]
+    (contradicted.images / gone).unlink()
+    second = nightly(contradicted)
+    assert second.contradictions == first.contradictions - 1
+    assert not [words for words in second.contradicted if words.startswith(gone)]

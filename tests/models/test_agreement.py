@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.agreement import UNKNOWN, agreement, strongest, trust, trusted
+from models.agreement import UNKNOWN, agreement, heeding, strongest, trust, trusted, with_marks
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
 CERTAIN = np.zeros(2, np.float32)
@@ -118,3 +118,45 @@ def test_what_was_drawn_by_hand_outweighs_everything():
     assert (found.slot[4:8] == UNKNOWN).all()
     assert (found.slot[8:] == 0).all()
     np.testing.assert_array_equal(found.weight, found.slot != UNKNOWN)
+
+
+def marks(side=20):
+    """An annotation with class 3 at the middle of the defect."""
+    found = np.full((side, side), UNKNOWN, np.uint8)
+    found[7, 7] = 3
+    return found
+
+
+def test_without_marks_nothing_is_changed():
+    given = case()
+    nothing = np.full((20, 20), UNKNOWN, np.uint8)
+    assert heeding(given["p1"], given["p2"], nothing, given["slot_class"]) is given["p1"]
+    target = agreement(**given, **RULES)
+    for before, after in zip(target, with_marks(target, nothing, given["slot_class"]), strict=True):
+        np.testing.assert_array_equal(before, after)
+
+
+def test_where_the_only_class_is_marked_p2_decides_everywhere():
+    given = case()
+    given["p1"][:] = 3
+    found = heeding(given["p1"], given["p2"], marks(), given["slot_class"])
+    np.testing.assert_array_equal(found, given["p2"])
+
+
+def test_a_class_without_marks_keeps_its_cam():
+    given = case(classes=(3, 5))
+    given["p1"][15:18, 15:18], given["p2"][15:18, 15:18] = 5, 0
+    given["p1"][0, 0] = 3  # of the marked class: the CAM has no say
+    p1 = heeding(given["p1"], given["p2"], marks(), given["slot_class"])
+    assert (p1[15:18, 15:18] == 5).all()
+    assert p1[0, 0] == given["p2"][0, 0] == 0
+
+
+def test_marks_are_certain_in_an_unreliable_image_and_those_of_background_too():
+    given = case() | {"reliability": np.array([0.9, np.inf], np.float32)}
+    annotation = marks()
+    annotation[8, 8] = 0  # P1 and P2 agree on a defect there, and are wrong
+    target = with_marks(agreement(**given, **RULES), annotation, given["slot_class"])
+    assert target.weight[6, 6] == pytest.approx(RULES["floor"])
+    assert (target.slot[7, 7], target.weight[7, 7]) == (1, 1)
+    assert (target.slot[8, 8], target.weight[8, 8]) == (0, 1)

@@ -25,6 +25,7 @@ def record(height=50, width=70, classes=(2,), seed=0):
         "p1": p,
         "p2": p,
         "weight": np.ones((height, width), np.float16),
+        "annotation": np.full((height, width), UNKNOWN, np.uint8),
         "reliability": np.zeros(2, np.float32),
         "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
     }
@@ -117,3 +118,15 @@ def test_only_undecided_pixels_inside_the_image_are_free():
         free = turned_back(drawn.free[view], turn)
         assert free[:40, :10].all()
         assert free.sum() == 400
+
+
+def test_of_a_marked_class_the_cam_is_neither_target_nor_evidence():
+    given = record(classes=(2, 4))
+    given["p1"] = np.full_like(given["p1"], 2)  # the CAM would have class 2 everywhere
+    given["annotation"][25, 25], given["annotation"][0, 0] = 2, 0
+    patches = cut(given, 32, 8, 0, **RULES)
+    assert all((patch.evidence[0, 0] == 128).all() for patch in patches), "cam of class 2 says nothing"
+    assert any(patch.evidence[1, 0].any() for patch in patches) == bool(given["cam"][1].any())
+    for patch in patches:
+        found = (patch.slot == 1) & (patch.weight > 0)
+        np.testing.assert_array_equal(found, patch.evidence[0, 1] > 127, "P2 alone says where class 2 is")

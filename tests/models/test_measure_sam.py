@@ -7,6 +7,7 @@ from segment_anything import SamPredictor
 
 from models.measure_sam import (
     HELD_OUT,
+    METHODS,
     class_iou,
     click_labels,
     confusion,
@@ -96,6 +97,7 @@ def test_a_set_is_scored_by_one_confusion_matrix_over_all_its_images(sam, folder
         counts += confusion(truth, click_labels(SamPredictor(sam), image, truth, 3, rng)[0], 2)
     np.testing.assert_allclose(rows[0], class_iou(counts))
     assert set_table(sam, folder, [3], 0).count("\n") == 3
+    assert set_table(sam, folder, [3], 0, every=2, methods=METHODS).count("\n") == 1 + len(METHODS)
 
 
 def test_a_mask_without_its_image_is_named(sam, folder):

@@ -1,25 +1,17 @@
 import hashlib
+import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
+from models import patience
 from models.checkpoints import load_checkpoint
-from models.fusion import BOUND, FOLDS, UNSAID, fold_of, load_fusion, probabilities
+from models.fusion import BOUND, FOLDS, KIND, UNSAID, fold_of, load_fusion, probabilities
+from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch
-from models.train_fusion import (
-    Fold,
-    FusionRecipe,
-    agreement_loss,
-    class_probabilities,
-    collect,
-    consistency_loss,
-    foreground_share,
-    others,
-    schedule,
-    steps_of,
-    train_fusion,
-)
+from models.train_fusion import Fold, FusionRecipe, collect, others, schedule, steps_of, train_fusion
 
 QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
 
@@ -52,6 +44,7 @@ def surface(seed, side=48):
         "p1": p1,
         "p2": mean.astype(np.uint8),
         "weight": np.ones((side, side), np.float16),
+        "annotation": np.full((side, side), 255, np.uint8),
         "reliability": np.zeros(2, np.float32),
         "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
     }, disc
@@ -171,6 +164,51 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
     assert digests[0] == digests[1]
     logs = [(tmp_path / name / "fusion.jsonl").read_text() for name in ("whole", "killed")]
     assert logs[0] == logs[1]
+
+
+LONG = replace(QUICK, min_steps=60, max_steps=60)
+IDLE = replace(LONG, lr=1e-9, patience=0.1)
+
+
+def steps_told(path):
+    return json.loads(load_checkpoint(path)[1][KIND])["steps"]
+
+
+def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "LEAST", 3)
+    seen, out = [], tmp_path / "out.safetensors"
+    train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
+    assert seen[-1] == (120, 120)  # bars finish
+    assert [done for done, _ in seen] == sorted(done for done, _ in seen)
+    taken = [int(told.split(" of 60: nothing improved after ")[0]) for told in steps_told(out)]
+    assert sum(taken) == len(seen)
+    assert all(30 <= steps < 60 for steps in taken)
+    logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
+    assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
+
+
+def test_a_training_that_improves_takes_all_its_steps(tmp_path, monkeypatch):
+    monkeypatch.setattr(patience, "LEAST", 3)
+    steady = replace(LONG, consistency=0.0)  # which ruins the networks of so few patches
+    train_fusion(RECORDS, steady, out=tmp_path / "out.safetensors", state=tmp_path)
+    assert steps_told(tmp_path / "out.safetensors") == ["60", "60"]
+
+
+@pytest.mark.parametrize("moment", [25, 60, 85, 120])  # 60 and 120: when a fold has just ended early
+def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, moment):
+    monkeypatch.setattr(patience, "LEAST", 3)
+
+    def kill(done, total, loss):
+        if done == moment:
+            raise KilledError
+
+    whole = {"out": tmp_path / "a" / "out.safetensors", "state": tmp_path / "a"}
+    where = {"out": tmp_path / "b" / "out.safetensors", "state": tmp_path / "b"}
+    expected = train_fusion(RECORDS, IDLE, **whole, save_every=7)
+    with pytest.raises(KilledError):
+        train_fusion(RECORDS, IDLE, **where, save_every=7, report=kill)
+    assert train_fusion(RECORDS, IDLE, **where, save_every=7) == expected
+    assert (tmp_path / "a" / "fusion.jsonl").read_text() == (tmp_path / "b" / "fusion.jsonl").read_text()
 
 
 def test_a_state_of_other_data_is_not_taken_up(tmp_path):

@@ -10,6 +10,7 @@ from models import train_sam
 from models.checkpoints import load_checkpoint
 from models.sam import build_sam
 from models.sam_batches import draw_batch, draw_pool
+from models.start import EMBEDDED
 from models.train_sam import (
     export,
     learning_rate,
@@ -115,3 +116,21 @@ def test_progress_is_by_steps_or_by_time_whichever_is_further():
     training.step, training.elapsed = 10, 120.0
     assert progress_of(training, steps=100, minutes=4) == 0.5
     assert progress_of(training, steps=12, minutes=4) == 10 / 12
+
+
+def test_a_second_training_begins_where_the_first_one_s_export_ended(pool, tmp_path):
+    args = arguments(tmp_path, steps=2)
+    train(start(0), pool, args)
+    begun = start(7, args.out)
+    known, _ = load_checkpoint(args.out)
+    for name, tensor in begun.sam.state_dict().items():
+        if not name.endswith("num_batches_tracked"):
+            torch.testing.assert_close(tensor, known[name].float())
+    begun.step = 5
+    export(begun, tmp_path / "second.safetensors")
+    assert load_checkpoint(tmp_path / "second.safetensors")[1]["steps"] == "7"
+
+
+def test_weights_of_something_else_are_no_beginning():
+    with pytest.raises(ValueError, match="does not hold the weights of `tiny`"):
+        start(0, EMBEDDED)

@@ -1,4 +1,5 @@
 import itertools
+import json
 from dataclasses import replace
 from pathlib import Path
 
@@ -6,20 +7,25 @@ import numpy as np
 import pytest
 import torch
 
+from models import patience
 from models import train_vit as module
 from models.cams import activate
+from models.checkpoints import load_checkpoint
 from models.surfaces import generate
 from models.train_start import draw_batch, start_loss
 from models.train_vit import Recipe, Training, calibrate, train_vit
-from models.vit import load_vit
+from models.vit import METADATA, load_vit
 from models.vit_batches import Example, augment, draw, order
 
 RECIPE = Recipe(
     backbone="tiny", pretrained=None, side=64, objectness=True, seed=3, epochs=6, step_images=4, rate=3e-4,
-    head_factor=10.0, weight_decay=0.001, warm_up=0.1, power=0.9, average=0.9, crop=0.8, distil=1.0, contrast=0.5,
-    contrast_from=0.2, low=0.25, high=0.7, local_share=0.25, local_side=16, local_crops=4, width=16,
+    head_factor=10.0, weight_decay=0.001, warm_up=0.1, power=0.9, average=0.9, patience=0.3, crop=0.8,
+    distil=1.0, contrast=0.5, contrast_from=0.2, low=0.25, high=0.7, local_share=0.25, local_side=16, local_crops=4, width=16,
     temperature=0.5, momentum=0.9, scales=(1.0,), flip=False, calibration=2,
+    attention=False, affinity=False, adaptive=False,
 )  # fmt: skip
+
+NOTHING = np.zeros(2, bool)
 
 
 @pytest.fixture(scope="module", autouse=True)
@@ -79,10 +85,50 @@ def test_training_lowers_the_loss_and_finds_the_class(data, tmp_path: Path):
     )  # fmt: skip
     assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
     vit = load_vit(tmp_path / "vit.safetensors")
-    scores = np.stack([activate(vit, image, scales=(1.0,), flip=False).score for image in images[:10]])
+    scores = np.stack(
+        [activate(vit, image, NOTHING, scales=(1.0,), flip=False).score for image in images[:10]]
+    )
     assert (scores.argmax(1) == labels[:10].argmax(1)).mean() >= 0.7
     assert scores[labels[:10]].mean() > scores[~labels[:10]].mean() + 0.1
     assert (vit.tau > 0).all()
+
+
+LONG = replace(RECIPE, epochs=20, contrast=0.0, patience=0.5)
+IDLE = replace(LONG, rate=1e-7, patience=0.1)
+
+
+def steps_told(path: Path) -> str:
+    return json.loads(load_checkpoint(path)[1][METADATA])["steps"]
+
+
+def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(data, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(patience, "LEAST", 3)
+    seen = []
+    out = tmp_path / "vit.safetensors"
+    train_vit(*data, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
+    assert 30 <= len(seen) < 60
+    assert seen[-1] == (60, 60)  # bars finish
+    assert steps_told(out).startswith(f"{len(seen)} of 60: nothing improved after ")
+    assert len(next(tmp_path.rglob("losses.csv")).read_text().splitlines()) == 1 + len(seen)
+
+
+def test_a_training_that_improves_takes_all_its_steps(data, tmp_path: Path, monkeypatch):
+    monkeypatch.setattr(patience, "LEAST", 3)
+    out = tmp_path / "vit.safetensors"
+    train_vit(*data, LONG, out=out, state=tmp_path)
+    assert steps_told(out) == "60"
+
+
+@pytest.mark.parametrize("moment", [28, 60])  # in the middle, and when it has just ended early
+def test_a_killed_training_ends_early_at_the_same_step(data, tmp_path: Path, monkeypatch, moment):
+    monkeypatch.setattr(patience, "LEAST", 3)
+    monkeypatch.setattr(module, "SAVE_EVERY", 5)
+    whole = train_vit(*data, IDLE, out=tmp_path / "a.safetensors", state=tmp_path / "a")
+    where = {"out": tmp_path / "b.safetensors", "state": tmp_path / "b"}
+    with pytest.raises(Killed):
+        train_vit(*data, IDLE, **where, report=killer(moment))
+    assert train_vit(*data, IDLE, **where) == whole
+    assert steps_told(where["out"]) == steps_told(tmp_path / "a.safetensors") != "60"
 
 
 def test_tau_is_the_median_of_the_smoothed_maximum(data):
@@ -91,7 +137,9 @@ def test_tau_is_the_median_of_the_smoothed_maximum(data):
     recipe = replace(RECIPE, calibration=99)
     tau = calibrate(model, images, labels, recipe, "float32")
     maxima = [
-        module.smoothed_maximum(activate(model, images[i], scales=(1.0,), flip=False).cam[0])
+        module.smoothed_maximum(
+            activate(model, images[i], labels[i].astype(bool), scales=(1.0,), flip=False).cam[0]
+        )
         for i in np.flatnonzero(labels[:, 0])
     ]
     assert float(tau[0]) == pytest.approx(np.median(maxima))

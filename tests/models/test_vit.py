@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.cams import activate, fitted, joined, letterbox, smoothed_maximum
+from models.cams import activate, fitted, joined, letterbox, shared, smoothed_maximum
 from models.start import Start, load_start, objectness, standardise
 from models.surfaces import generate
 from models.vit import (
@@ -18,6 +18,8 @@ from models.vit import (
     multi_label_loss,
     save_vit,
 )
+
+ALL = np.ones(3, bool)
 
 
 @pytest.fixture(scope="module")
@@ -94,7 +96,7 @@ def test_a_checkpoint_brings_back_the_same_network(model, tmp_path: Path):
     assert len(digest) == 64
     assert (again.side, again.classes, again.name) == (64, 3, "tiny")
     image = generate(3, 60).image
-    one, two = (activate(m, image, scales=(1.0,), flip=False) for m in (model, again))
+    one, two = (activate(m, image, ALL, scales=(1.0,), flip=False) for m in (model, again))
     assert np.array_equal(one.cam, two.cam)
     assert np.array_equal(one.score, two.score)
     assert torch.equal(again.tau, model.tau)
@@ -207,12 +209,14 @@ def test_one_outlier_alone_makes_no_maximum():
 
 def test_a_cam_lies_where_the_start_sees_something(model):
     surface = generate(21, 96, kind="blob", defects=3)
-    seen = activate(model, surface.image, scales=(0.5, 1.0), flip=True)
+    seen = activate(model, surface.image, np.array([True, False, True]), scales=(0.5, 1.0), flip=True)
     found = objectness(model.start, surface.image)
     assert seen.cam.shape == (3, 96, 96)
     assert seen.score.shape == (3,)
     assert (seen.cam <= found[None] + 1e-6).all()
     assert (seen.cam >= 0).all()
+    assert (seen.cam[1] == 0).all(), "the label does not name it"
+    assert seen.cam[0].any()
 
 
 def evidence_of(patch_map: torch.Tensor, weight: torch.Tensor) -> Evidence:
@@ -257,3 +261,34 @@ def test_objectness_draws_what_is_narrow_and_the_patch_map_what_is_wide():
     found = joined(wide, other, 160, 8)
     assert (found[:, :85] > 0.5).all()
     assert (found[:, 110:] == 0).all()
+
+
+def test_with_one_class_in_the_label_a_weak_class_takes_nothing_from_a_sure_defect():
+    objects = np.zeros((1, 64, 64), np.float32)
+    objects[0, 20:40, 20:40] = 0.9
+    weak = np.full((1, 64, 64), 0.3, np.float32)
+    alone = shared(weak, objects[0], 64, 8)
+    assert (alone[0, 20:40, 20:40] > 0.6).all()
+    np.testing.assert_allclose(alone[0], joined(weak[0], objects[0], 64, 8), atol=1e-6)
+
+
+def test_classes_of_one_label_share_a_defect_by_what_the_patches_say():
+    objects, patches = np.ones((64, 64), np.float32), np.zeros((2, 64, 64), np.float32)
+    patches[0], patches[1, :, 32:] = 0.4, 0.8
+    found = shared(patches, objects, 64, 8)
+    np.testing.assert_allclose(found.sum(0), joined(patches.max(0), objects, 64, 8), atol=1e-5)
+    assert (found[0, :, :30] > 0.7).all()
+    assert (found[1, :, 34:] > 0.7).all()
+
+
+def test_a_distilled_network_gives_cams_to_the_labels_classes_alone():
+    distilled = build_vit("tiny", 3, side=64, objectness=True, distilled=True).eval()
+    image = generate(21, 96, kind="blob", defects=3).image
+    found = {
+        name: activate(distilled, image, np.array(label), scales=(1.0,), flip=False).cam
+        for name, label in {"two": [True, False, True], "one": [True, False, False], "none": [False] * 3}.items()
+    }
+    assert (found["none"] == 0).all()
+    assert (found["two"][1] == 0).all()
+    assert (found["one"][1:] == 0).all()
+    assert (found["one"][0] >= found["two"][0] - 1e-6).all(), "alone, it shares with nobody"

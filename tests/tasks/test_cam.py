@@ -5,7 +5,10 @@ from models.surfaces import generate
 from models.vit import ClassTokenViT, build_vit
 from tasks.cam import STAGE, cam, label_map, normalised, p1_hard
 
-HOW = {"precision": "float32", "scales": (1.0,), "flip": False, "low": 0.25, "high": 0.7}
+HOW = {
+    "precision": "float32", "scales": (1.0,), "flip": False, "low": 0.25, "high": 0.7, "attention": False,
+    "affinity": False, "adaptive": False,
+}  # fmt: skip
 
 
 @pytest.fixture(scope="module")

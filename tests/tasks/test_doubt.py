@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from tasks.doubt import disagreement, doubt_of
+from tasks.doubt import Contradiction, contradiction_of, disagreement, doubt_of
 
 
 def arrays(p, classes=(1,), score=(0.9, 0.2), confidence=0.8):
@@ -49,3 +49,26 @@ def test_disagreement_is_symmetric_and_counts_decided_pixels():
     assert disagreement(a, label(2)) == 1
     assert disagreement(a, np.full_like(a, 255)) == 1  # a class here, nothing decided there
     assert disagreement(np.zeros_like(a), np.full_like(a, 255)) == 0
+
+
+@pytest.mark.parametrize(
+    ("label", "score", "expected"),
+    [
+        ((1, 0), (0.05, 0.95), (1, 0.05, 2, 0.95)),  # another class
+        ((2, 0), (0.05, 0.04), (2, 0.04, 0, 0.95)),  # none
+        ((0, 0), (0.05, 0.95), (0, 0.05, 2, 0.95)),  # a defect on what is said to be good
+        ((1, 2), (0.05, 0.02), (2, 0.02, 0, 0.95)),  # of two classes the one that is seen least
+        ((1, 2), (0.05, 0.95), None),  # the label names what is seen
+        ((1, 0), (0.2, 0.95), None),
+        ((1, 0), (0.05, 0.8), None),
+        ((1, 0), (0.95, 0.95), None),
+        ((0, 0), (0.02, 0.03), None),
+    ],
+)
+def test_a_contradiction_takes_a_class_denied_and_another_seen(label, score, expected):
+    found = contradiction_of(np.array(label, np.uint8), np.array(score, np.float32))
+    if expected is None:
+        assert found is None
+    else:
+        assert isinstance(found, Contradiction)
+        assert list(vars(found).values()) == pytest.approx(expected)

@@ -3,10 +3,10 @@ import pytest
 import torch
 
 from models.fusion import Fusion, FusionShape
-from tasks.fuse import STAGE, confidence_of, fuse, is_doubtful, label_map
+from tasks.fuse import STAGE, certainty, confidence_of, doubted, fuse, label_map
 
-LIMITS = {"doubtful": 0.5, "absolute": 0.25, "relative": 0.5}
-SETTINGS = {**LIMITS, "views": 1, "uncertain": 0.1, "cap": 0.5, "precision": "float32"}
+LIMITS = {"doubtful": 0.5, "uncertain": 0.1}
+SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -116,35 +116,85 @@ def test_the_likeliest_class_wins():
     np.testing.assert_array_equal(label_map(share, np.array([4, 9], np.uint8)), [[0, 9]])
 
 
-@pytest.mark.parametrize(
-    ("change", "expected"),
-    [
-        ({}, False),
-        ({"score": np.array([0.9, 0.4])}, True),
-        ({"p": np.zeros((4, 4), np.uint8)}, True),
-        ({"reliability": np.array([0.3, 0])}, True),
-        ({"reliability": np.array([0, np.inf])}, True),
-        ({"reliability": np.array([np.nan, 0])}, True),
-    ],
-)
-def test_what_makes_an_image_doubtful(change, expected):
+def doubt_of(**change):
+    """Of an image of 4 × 4 pixels whose first row P calls class 2."""
     p = np.zeros((4, 4), np.uint8)
     p[0] = 2
     given = {
-        "p": p, "classes": np.array([2], np.uint8), "score": np.array([0.1, 0.9]), "reliability": np.zeros(2),
-    }  # fmt: skip
-    assert is_doubtful(**given | change, **LIMITS) is expected
+        "p": p,
+        "weight": np.ones((4, 4)),
+        "classes": np.array([2], np.uint8),
+        "score": np.array([0.1, 0.9]),
+    }
+    return doubted(**given | change, **LIMITS)
+
+
+@pytest.mark.parametrize(
+    ("change", "rows"),
+    [
+        ({}, 0),
+        ({"score": np.array([0.9, 0.4])}, 1),
+        ({"p": np.zeros((4, 4), np.uint8)}, 4),
+        ({"weight": np.float32([[0.05], [0.05], [1], [1]]) * np.ones((4, 4))}, 2),
+    ],
+)
+def test_doubt_falls_on_what_is_called_a_defect_and_on_all_where_none_is_found(change, rows):
+    expected = np.zeros((4, 4), bool)
+    expected[:rows] = True
+    np.testing.assert_array_equal(doubt_of(**change), expected)
+
+
+def test_a_piece_is_as_certain_as_its_views_agree_on_it_and_in_its_image():
+    p, weight = np.zeros((6, 6), np.uint8), np.ones((6, 6), np.float32)
+    p[0, :2], p[4:, 4:] = 1, 2
+    weight[0, 0] = 0.5  # a corner of the first piece
+    found = certainty(p, weight, 0.0)
+    np.testing.assert_allclose(found[0, :2], 0.75)
+    np.testing.assert_allclose(found[4:, 4:], 1)
+    assert (found[1:3] == 1).all()
+    np.testing.assert_allclose(certainty(p, weight, 1.0)[p > 0], found[p > 0] / 2)
+    for nothing in (np.inf, np.nan):
+        unsure = certainty(p, weight, nothing)
+        assert (unsure[p > 0] == 0).all()
+        assert (unsure[p == 0] == 1).all()
+
+
+def test_touching_pieces_of_two_classes_are_judged_apart():
+    p, weight = np.zeros((4, 6), np.uint8), np.ones((4, 6), np.float32)
+    p[:, 1:3], p[:, 3:5] = 1, 2
+    weight[:, 3:5] = 0.2
+    found = certainty(p, weight, 0.0)
+    np.testing.assert_allclose(found[:, 1:3], 1)
+    np.testing.assert_allclose(found[:, 3:5], 0.2, rtol=1e-5)
+
+
+def test_an_unseen_class_casts_no_doubt_on_another():
+    p = np.zeros((4, 6), np.uint8)
+    p[:, 1:3], p[:, 3:5] = 1, 2
+    found = doubted(p, np.ones((4, 6)), np.array([1, 2], np.uint8), np.array([0.99, 0.3]), **LIMITS)
+    np.testing.assert_array_equal(found, p == 2)
+
+
+def test_a_class_that_the_user_marked_is_found_somewhere(model):
+    given = one(block(), 0) | {"cam": np.zeros((1, 2, 24, 30), np.float16), "mean": np.zeros((1, 2, 24, 30), np.float32)}
+    given["entropy"][:], given["weight"][:] = 0, 1
+    nothing = fuse(**given, model=model, **SETTINGS)
+    assert (nothing["p"][0, :20, :30] == 0).mean() > 0.5
+    given["annotation"][0, 3, 3] = 2
+    found = fuse(**given, model=model, **SETTINGS)
+    assert found["confidence"][0, :20, :30].astype(float).mean() > 0.6
 
 
 def test_doubt_caps_confidence_and_keeps_its_order():
-    share, weight = (
-        np.array([[[0.95, 0.95, 0.45]], [[0.05, 0.05, 0.3]], [[0, 0, 0.25]]]),
-        np.array([[1, 0, 1]]),
-    )
-    sure, unsure = (confidence_of(share, weight, d, uncertain=0.1, cap=0.5) for d in (False, True))
-    np.testing.assert_allclose(sure, [[0.95, 0.475, 0.45]], atol=1e-3)
-    np.testing.assert_allclose(unsure, [[0.475, 0.475, 0.225]], atol=1e-3)
-    assert unsure.max() <= 0.5
+    share = np.array([[[0.95, 0.95, 0.45]], [[0.05, 0.05, 0.3]], [[0, 0, 0.25]]])
+    found = confidence_of(share, np.ones((1, 3)), np.array([[False, True, True]]), 0.5)
+    np.testing.assert_allclose(found, [[0.95, 0.475, 0.225]], atol=1e-3)
+
+
+def test_without_certainty_a_class_is_as_likely_as_any():
+    share = np.array([[[0.9, 0.9]], [[0.1, 0.1]]])
+    found = confidence_of(share, np.array([[0.0, 0.5]]), np.zeros((1, 2), bool), 0.5)
+    np.testing.assert_allclose(found, [[0.5, 0.75]], atol=1e-3)
 
 
 def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_not_heard(model):

@@ -366,3 +366,15 @@ def test_the_editor_warms_sam_up_once_before_the_first_click(backend):
     assert len(asked) == 1
     row = backend.index.image(image)
     assert asked[0].tolist() == [[row["width"] / 2, row["height"] / 2, 1]]
+
+
+@pytest.mark.parametrize(("model", "loads"), [("tiny", True), ("vit_b", False)])
+def test_a_small_sam_is_in_memory_before_anybody_clicks(labelled, monkeypatch, model, loads):
+    from flows import browse, networks
+
+    known = (labelled.store.root / "config.yaml").read_text()
+    labelled.store.documents.write("config.yaml", known.replace("model: tiny", f"model: {model}").encode())
+    asked = []
+    monkeypatch.setattr(networks, "load_model", lambda store, config, kind: asked.append(kind))
+    browse.load_small_sam(labelled.store)
+    assert asked == ["sam"] * loads
