@@ -250,9 +250,7 @@ class FuseConfig(Section):
 
     views: int = Field(default=4, ge=1, le=8)
     """Flips and turns over which the network's logits are averaged; the first four keep the shape."""
-    doubtful: float = Field(default=0.5, ge=0, le=1)
-    """Score below which the classifier does not see a class that the label names: its defects are in doubt."""
-    uncertain: float = Field(default=0.1, ge=0, le=1)
-    """Pixel weight (1 − entropy in bits) below which a pixel is in doubt: where P2 has 255."""
+    doubtful: float = Field(default=0.1, ge=0, le=1)
+    """Score below which the classifier flatly denies a class that the label names: its defects are in doubt."""
     cap: float = Field(default=0.5, ge=0, le=1)
     """Highest confidence in doubt: no better than a coin."""

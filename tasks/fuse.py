@@ -34,7 +34,6 @@ def fuse(
     precision: Precision,
     views: int,
     doubtful: float,
-    uncertain: float,
     cap: float,
 ) -> Arrays:
     """Fuse what CAM and SAM say of every image of a block.
@@ -45,7 +44,7 @@ def fuse(
     cam, mean, entropy: (image, slot, y, x) in [0, 1]; weight: (image, y, x), 0 where nobody knows;
     reliability: (image, measure=2), Ua and Ur; score: (image, class), probability; sha256: (image, byte=32).
     model: networks of both folds; the one that was not trained on an image fuses it. views: flips and turns
-    over which logits are averaged; cap: of `confidence_of`; the other keywords are those of `doubted`.
+    over which logits are averaged; cap: of `confidence_of`; doubtful: of `doubted`.
     Returns arrays as declared in STAGE. An image without a label is background everywhere; its confidence is
     1 − the highest score, as only the classifier can speak against the label.
     """
@@ -76,7 +75,7 @@ def fuse(
         sure = confidence_of(
             share,
             certainty(p[inside], weight[inside], float(reliability[n, 1])),
-            doubted(p[inside], weight[inside], classes, score[n], doubtful=doubtful, uncertain=uncertain),
+            doubted(p[inside], weight[inside], classes, score[n], doubtful),
             cap,
         )
         confidence[inside] = np.where(given, np.float16(1), sure)
@@ -111,27 +110,21 @@ def certainty(p: np.ndarray, weight: np.ndarray, relative: float) -> np.ndarray:
 
 
 def doubted(
-    p: np.ndarray,
-    weight: np.ndarray,
-    classes: np.ndarray,
-    score: np.ndarray,
-    *,
-    doubtful: float,
-    uncertain: float,
+    p: np.ndarray, weight: np.ndarray, classes: np.ndarray, score: np.ndarray, doubtful: float
 ) -> np.ndarray:
     """Which pixels are not to be trusted, whatever the probability of their class.
 
     p: (y, x) uint8; weight: (y, x), 1 − entropy, 0 where SAM missed a piece or invented one; classes: (slot,) that
     the label names; score: (class,) probability by the ViT. Returns (y, x) bool:
 
-    - pixels of a weight below `uncertain`;
+    - pixels of weight 0: the views say nothing of them, or CAM and SAM contradict each other;
     - every pixel where a class of the label has none in P: it must be somewhere;
     - what P calls a class that scores below `doubtful`. Ground is not in doubt for that.
     """
     if not all((p == k).any() for k in classes):
         return np.ones(p.shape, bool)
     unseen = [k for k in classes.tolist() if score[k - 1] < doubtful]
-    return np.asarray((weight < uncertain) | np.isin(p, unseen))
+    return np.asarray((weight == 0) | np.isin(p, unseen))
 
 
 def confidence_of(share: np.ndarray, certain: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarray:
@@ -148,7 +141,7 @@ def confidence_of(share: np.ndarray, certain: np.ndarray, doubts: np.ndarray, ca
 
 STAGE = Stage(
     name="fuse",
-    version=3,
+    version=4,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "reliability", "score", "sha256",

@@ -286,7 +286,11 @@ def test_a_distilled_network_gives_cams_to_the_labels_classes_alone():
     image = generate(21, 96, kind="blob", defects=3).image
     found = {
         name: activate(distilled, image, np.array(label), scales=(1.0,), flip=False).cam
-        for name, label in {"two": [True, False, True], "one": [True, False, False], "none": [False] * 3}.items()
+        for name, label in {
+            "two": [True, False, True],
+            "one": [True, False, False],
+            "none": [False] * 3,
+        }.items()
     }
     assert (found["none"] == 0).all()
     assert (found["two"][1] == 0).all()

@@ -5,7 +5,7 @@ import torch
 from models.fusion import Fusion, FusionShape
 from tasks.fuse import STAGE, certainty, confidence_of, doubted, fuse, label_map
 
-LIMITS = {"doubtful": 0.5, "uncertain": 0.1}
+LIMITS = {"doubtful": 0.5}
 SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
 
 
@@ -135,7 +135,7 @@ def doubt_of(**change):
         ({}, 0),
         ({"score": np.array([0.9, 0.4])}, 1),
         ({"p": np.zeros((4, 4), np.uint8)}, 4),
-        ({"weight": np.float32([[0.05], [0.05], [1], [1]]) * np.ones((4, 4))}, 2),
+        ({"weight": np.float32([[0], [0], [1], [1]]) * np.ones((4, 4))}, 2),
     ],
 )
 def test_doubt_falls_on_what_is_called_a_defect_and_on_all_where_none_is_found(change, rows):
@@ -176,7 +176,10 @@ def test_an_unseen_class_casts_no_doubt_on_another():
 
 
 def test_a_class_that_the_user_marked_is_found_somewhere(model):
-    given = one(block(), 0) | {"cam": np.zeros((1, 2, 24, 30), np.float16), "mean": np.zeros((1, 2, 24, 30), np.float32)}
+    given = one(block(), 0) | {
+        "cam": np.zeros((1, 2, 24, 30), np.float16),
+        "mean": np.zeros((1, 2, 24, 30), np.float32),
+    }
     given["entropy"][:], given["weight"][:] = 0, 1
     nothing = fuse(**given, model=model, **SETTINGS)
     assert (nothing["p"][0, :20, :30] == 0).mean() > 0.5
