@@ -45,8 +45,8 @@ def fuse(
     reliability: (image, measure=2), Ua and Ur; score: (image, class), probability; sha256: (image, byte=32).
     model: networks of both folds; the one that was not trained on an image fuses it. views: flips and turns
     over which logits are averaged; cap: of `confidence_of`; doubtful: of `doubted`.
-    Returns arrays as declared in STAGE. An image without a label is background everywhere; its confidence is
-    1 − the highest score, as only the classifier can speak against the label.
+    Returns arrays as declared in STAGE. An image without a label is background everywhere, with confidence 1, or
+    `cap` where the classifier flatly claims a class (a score above 1 − `doubtful`): nobody else speaks against it.
     """
     from models.fusion import fold_of, heard, probabilities
 
@@ -59,7 +59,8 @@ def fuse(
         classes = slot_class[n, used]
         if not len(classes):
             p[inside] = 0
-            confidence[inside] = 1.0 - score[n].max(initial=0.0)
+            denied = score[n].max(initial=0.0) > 1 - doubtful
+            confidence[inside] = cap if denied else 1.0
             continue
         evidence = np.stack([part[n, used, :height, :width] for part in (cam, mean, entropy)], 1)
         share = probabilities(
@@ -141,7 +142,7 @@ def confidence_of(share: np.ndarray, certain: np.ndarray, doubts: np.ndarray, ca
 
 STAGE = Stage(
     name="fuse",
-    version=4,
+    version=5,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "reliability", "score", "sha256",

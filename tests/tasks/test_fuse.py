@@ -105,10 +105,11 @@ def test_confidence_is_a_probability_of_at_least_an_even_choice(model):
 
 
 def test_without_a_label_only_the_classifier_can_doubt(model):
-    given = block()
-    given["score"][2] = [0.1, 0.3, 0.2]
-    found = fuse(**given, model=model, **SETTINGS)
-    np.testing.assert_allclose(found["confidence"][2, :9], 0.7, atol=1e-3)
+    given, settings = block(), SETTINGS | {"doubtful": 0.1}
+    for score, expected in ((0.85, 1.0), (0.95, 0.5)):
+        given["score"][2] = [0.1, score, 0.2]
+        found = fuse(**given, model=model, **settings)
+        assert (found["confidence"][2, :9] == expected).all()
 
 
 def test_the_likeliest_class_wins():
