@@ -268,7 +268,7 @@ def test_with_one_class_in_the_label_a_weak_class_takes_nothing_from_a_sure_defe
     objects[0, 20:40, 20:40] = 0.9
     weak = np.full((1, 64, 64), 0.3, np.float32)
     alone = shared(weak, objects[0], 64, 8)
-    assert (alone[0, 20:40, 20:40] > 0.6).all()
+    assert (alone[0, 20:40, 20:40] > 0.45).all()
     np.testing.assert_allclose(alone[0], joined(weak[0], objects[0], 64, 8), atol=1e-6)
 
 
@@ -277,8 +277,8 @@ def test_classes_of_one_label_share_a_defect_by_what_the_patches_say():
     patches[0], patches[1, :, 32:] = 0.4, 0.8
     found = shared(patches, objects, 64, 8)
     np.testing.assert_allclose(found.sum(0), joined(patches.max(0), objects, 64, 8), atol=1e-5)
-    assert (found[0, :, :30] > 0.7).all()
-    assert (found[1, :, 34:] > 0.7).all()
+    assert (found[0, :, :30] > 0.6).all()
+    assert (found[1, :, 34:] > 0.6).all()
 
 
 def test_a_distilled_network_gives_cams_to_the_labels_classes_alone():
@@ -296,3 +296,8 @@ def test_a_distilled_network_gives_cams_to_the_labels_classes_alone():
     assert (found["two"][1] == 0).all()
     assert (found["one"][1:] == 0).all()
     assert (found["one"][0] >= found["two"][0] - 1e-6).all(), "alone, it shares with nobody"
+
+
+def test_a_patch_map_that_knows_nothing_invents_nothing():
+    nothing = np.zeros((160, 160), np.float32)
+    assert joined(np.full_like(nothing, 0.5), nothing, 160, 8).max() == 0
