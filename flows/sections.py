@@ -131,7 +131,7 @@ class CamConfig(Section):
     affinity: bool = False
     """Let patches that attend to each other agree on their class."""
     adaptive: bool = False
-    """Refine the CAM by the pixels' own colours: like ones come to like values. About doubles the stage's time."""
+    """Refine the CAM by the pixels' own colours: like ones come to like values."""
 
 
 class TrainVitConfig(Section):

@@ -1,7 +1,7 @@
 """The official segment_anything's networks, without what its package imports for a mask generator.
 
 `import segment_anything` imports torchvision's operators and, with them, torch's compiler: seconds of every process
-that clicks or decodes, and 200 MB, for code that is not used here. So the package is entered without its `__init__`,
+that clicks or decodes, and 100 MB, for code that is not used here. So the package is entered without its `__init__`,
 whose names are looked up when somebody asks for them.
 """
 
