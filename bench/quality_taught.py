@@ -24,7 +24,8 @@ from models.cams import activate
 from models.checkpoints import save_checkpoint
 from models.fusion import FOLDS, Fusion, load_fusion, metadata_of
 from models.fusion_patches import Patch
-from models.train_fusion import Fold, FusionRecipe, collect
+from models.fusion_records import FusionRecipe, collect
+from models.train_fusion import Fold
 from models.vit import load_vit
 from storage.store import Store
 from tasks.evaluate import Confusion, metrics

@@ -12,6 +12,7 @@ from typing import Any, Literal
 
 from flows.config import Config
 from models.checkpoints import OFFICIAL, cache_folder, digest, sam_checkpoint
+from models.hardware import has_bfloat16_unit
 from storage.store import Store
 from tasks.stage import ModelKind
 
@@ -43,22 +44,6 @@ def precision_of(config: Config) -> Literal["float32", "bfloat16"]:
     if config.sam.model == "tiny":
         return "float32"
     return "bfloat16" if has_bfloat16_unit(device_of(config)) else "float32"
-
-
-@lru_cache(maxsize=2)
-def has_bfloat16_unit(device: str) -> bool:
-    """Whether matrix products in bfloat16 are several times as quick as in float32 there.
-
-    Of CPUs those with AMX, and AMD's with AVX512-BF16, where it was measured at three times the rate of float32; on
-    an Intel one that had it without AMX, at half that rate.
-    """
-    import torch
-
-    if device == "cuda":
-        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    has = torch.cpu.get_capabilities()
-    of_amd = str(has.get("cpu_name", "")).startswith("AMD")
-    return bool(has.get("amx_bf16") or (of_amd and has.get("avx512_bf16")))
 
 
 def settle(config: Config) -> None:

@@ -206,7 +206,7 @@ class TrainFusionConfig(Section):
     """Passes over the patches, within the bounds of steps below."""
     min_steps: int = Field(default=120, ge=1)
     """Fewest steps of each fold's network: small sets need as many to learn at all."""
-    max_steps: int = Field(default=700, ge=1)
+    max_steps: int = Field(default=200, ge=1)
     """Most steps of each fold's network: a few minutes on two cores."""
     batch: int = Field(default=8, ge=2)
     """Views a step, two of each patch; even. It changes what is learned."""

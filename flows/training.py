@@ -12,9 +12,10 @@ import numpy as np
 
 from flows import promotion
 from flows.config import Config
-from flows.networks import device_of, has_bfloat16_unit, pinned, precision_of, promoted, settle
+from flows.networks import device_of, pinned, precision_of, promoted, settle
 from flows.plan import Plan, digest_of
 from models.checkpoints import cache_folder, digest
+from models.hardware import has_bfloat16_unit
 from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
@@ -31,7 +32,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     "fusion": READS_OF_FUSION,
 }
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 3, "fusion": 3}
+VERSIONS: dict[ModelKind, int] = {"vit": 4, "fusion": 6}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""

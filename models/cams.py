@@ -23,6 +23,9 @@ COARSE = 0.5
 by the plain product of objectness and each class's own sigmoid; 0 gave 66.9 there, but there objectness is at home. On the
 demo's blue film, whose masks were looked at, 1 gave 66.9, 0.5 gave 62.8 and 0 gave 55.6."""
 
+SURE = 0.75
+"""Patch map, a sigmoid, from which it alone may call something wide a defect: halfway from knowing nothing to certainty."""
+
 
 @dataclass(frozen=True)
 class Activation:
@@ -199,15 +202,15 @@ def joined(patches: np.ndarray, objects: np.ndarray, side: int, patch: int) -> n
     but not finer than a patch. objects: (y, x) float32 in [0, 1], objectness, which has fine borders, but
     may take the larger part of an image for the ground. side, patch: pixels, of the network.
     Both judge the same thing, so the patch map counts less than as a factor (`COARSE`); where it sees something wider
-    than `WIDE` patches, all of it far from any object, it decides, as far as it is sure: a sigmoid of a half knows
-    nothing.
+    than `WIDE` patches, all of it far from any object, it decides, fully from `SURE` on, not at all up to a half: a
+    sigmoid of a half knows nothing, and a short training gives little else.
     Returns (y, x) float32 in [0, 1].
     """
     size = fitted((patches.shape[0], patches.shape[1]), side)
     wide = _opened(resized(patches, size), round(WIDE * patch))
     near = cv2.dilate(resized(objects, size), np.ones((2 * patch + 1,) * 2, np.uint8))
     wide, near = (resized(each, (patches.shape[0], patches.shape[1])) for each in (wide, near))
-    alone = np.clip(2 * wide - 1, 0, 1) * np.clip(1 - near + objects, 0, 1)
+    alone = wide * np.clip((wide - 0.5) / (SURE - 0.5), 0, 1) * np.clip(1 - near + objects, 0, 1)
     return np.asarray(np.maximum(patches**COARSE * objects, alone))
 
 

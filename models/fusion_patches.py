@@ -8,8 +8,9 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.agreement import UNKNOWN, agreement, heeding, trusted, with_marks
-from models.fusion import UNSAID, Contrast, contrast, fold_of, heard, planes, turned
+from models.agreement import UNKNOWN, Target, agreement, heeding, trusted, with_marks
+from models.fusion import EVIDENCE, UNSAID, fold_of, heard, planes, turned
+from models.photometry import Contrast, contrast
 
 Record = Mapping[str, np.ndarray]
 
@@ -17,7 +18,7 @@ Record = Mapping[str, np.ndarray]
 class Patch(NamedTuple):
     """A square part of one image, in bytes, as it is kept for all of training.
 
-    image: (y, x, channel) uint8; evidence: (slot, 3, y, x) uint8, [0, 1] × 255; slot: (y, x) uint8, as in
+    image: (y, x, channel) uint8; evidence: (slot, EVIDENCE, y, x) uint8, [0, 1] × 255; slot: (y, x) uint8, as in
     Target; weight: (y, x) uint8, [0, 1] × 255; inside: (y, x) bool, false where the image was mirrored
     outwards to fill the square; norm: contrast of the whole image; fold: of the image.
     """
@@ -75,14 +76,8 @@ def _window(x: np.ndarray, corner: tuple[int, int], side: int, **pad: Any) -> np
     return np.ascontiguousarray(np.pad(part, margins, **pad))
 
 
-def cut(record: Record, side: int, count: int, seed: int, **rules: float) -> list[Patch]:
-    """Cut patches from one image at places that its digest and the seed decide.
-
-    record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight, annotation
-    (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
-    there is one. side: of a patch, in pixels; count: of
-    patches; rules: abstain, top and floor of `agreement`.
-    """
+def target_of(record: Record, **rules: float) -> Target:
+    """What an image teaches: agreement of P1 and P2, marks, or the mask that somebody drew. rules: of `agreement`."""
     p1 = heeding(record["p1"], record["p2"], record["annotation"], record["slot_class"])
     target = agreement(
         p1, record["p2"], record["weight"], record["slot_class"], record["cam"], record["mean"],
@@ -91,13 +86,30 @@ def cut(record: Record, side: int, count: int, seed: int, **rules: float) -> lis
     target = with_marks(target, record["annotation"], record["slot_class"])
     if "correction" in record:
         target = trusted(target, record["correction"], record["slot_class"])
+    return target
+
+
+def cut(
+    record: Record, side: int, count: int, seed: int, look: np.ndarray | None = None, **rules: float
+) -> list[Patch]:
+    """Cut patches from one image at places that its digest and the seed decide.
+
+    record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight, annotation
+    (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
+    there is one. side: of a patch, in pixels; count: of patches; look: (used slot, y, x) in [0, 1] of
+    `models.appearance.look`, None says nothing; rules: abstain, top and floor of `agreement`.
+    """
+    target = target_of(record, **rules)
     used = record["slot_class"] > 0
-    evidence = np.stack([record[name] for name in ("cam", "mean", "entropy")], 1)[used]  # (slot, 3, y, x)
+    said = np.stack([record[name] for name in EVIDENCE[:3]], 1)[used]  # (slot, 3, y, x)
+    if look is None:
+        look = np.full((len(said), *said.shape[2:]), UNSAID[3], np.float32)
+    evidence = np.concatenate([said, look[:, None]], 1)
     evidence = heard(
         evidence, record["weight"], np.isin(record["slot_class"][used], record["annotation"])
     )  # as in the stage: a marked class is not asked of the CAM
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
-        evidence = np.zeros((1, 3, *target.slot.shape), np.float32)
+        evidence = np.zeros((1, len(EVIDENCE), *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])
     wanted = ((target.slot > 0) & (target.weight > 0)) | (evidence[:, 0].max(0) > 0.5)
     layers = (record["image"].transpose(2, 0, 1), _byte(evidence))
@@ -136,19 +148,18 @@ def rob(
     """Take evidence away, so that what is left must come from the image.
 
     Without this the network copies its inputs, which determine its target, and never looks at the image.
-    evidence: (3, y, x) uint8, cam, mean, entropy × 255. With probability drop_cam the CAM goes, with drop_sam
-    SAM's mean and entropy, with drop_all everything; else nothing. What is taken reads UNSAID: just what
-    `heard` puts where SAM missed a piece. Returns a new array or the same one.
+    evidence: (EVIDENCE, y, x) uint8, × 255. With probability drop_cam the CAM goes, with drop_sam
+    SAM's mean and entropy, with drop_all everything; else nothing but the look, which is always taken: it was taught by
+    the images that this network is to fuse. What is taken reads UNSAID: just what `heard` puts where SAM missed a
+    piece. Returns a new array.
     """
-    fate = rng.random()
+    fate, gone = rng.random(), [3]
     if fate < drop_cam:
-        gone = [0]
+        gone = [0, 3]
     elif fate < drop_cam + drop_sam:
-        gone = [1, 2]
+        gone = [1, 2, 3]
     elif fate < drop_cam + drop_sam + drop_all:
-        gone = [0, 1, 2]
-    else:
-        return evidence
+        gone = [0, 1, 2, 3]
     left = evidence.copy()
     left[gone] = _byte(np.array(UNSAID))[gone, None, None]
     return left

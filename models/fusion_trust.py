@@ -9,10 +9,10 @@ import numpy as np
 import torch
 
 from models.agreement import UNKNOWN
-from models.fusion import BOUND, SAID, UNSAID, FusionNet, Precision, logits, planes
+from models.fusion import BOUND, UNSAID, FusionNet, Precision, logits, planes, said_of
 from models.fusion_patches import Patch
 
-BOUNDS = (0.0, 0.25, 0.5, 1.0, 1.5, 2.0, 2.75, BOUND)
+BOUNDS = (0.0, 0.25, 0.5, 0.75, BOUND)
 """What is tried."""
 MOST = 150
 """Patches that are looked at: a log-likelihood over that many is steady."""
@@ -54,7 +54,7 @@ def _answers(
         for plane in silenced:
             evidence[plane] = UNSAID[plane]
         x = planes(patch.image, evidence, patch.norm)
-        said = SAID[0] * x[3] + SAID[1] * x[4]
+        said = said_of(torch.from_numpy(x)[None])[0].numpy()
         target = np.where(patch.slot == UNKNOWN, UNKNOWN, patch.slot == place)
         yield said, net_alone(net, x, said, precision), target, patch.weight / np.float32(255)
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import NamedTuple
+
 import cv2
 import numpy as np
 
@@ -33,3 +35,19 @@ def _light(rng: np.random.Generator, shape: tuple[int, int]) -> np.ndarray:
     x = np.linspace(-1, 1, shape[1], dtype=np.float32)[None]
     slope = rng.uniform(-0.25, 0.25, 2).astype(np.float32)
     return np.asarray(1 + slope[0] * y + slope[1] * x, np.float32)
+
+
+class Contrast(NamedTuple):
+    """Mean and standard deviation of an image's channels over its true extent, each (channel,) float32."""
+
+    mean: np.ndarray
+    deviation: np.ndarray
+
+
+def contrast(image: np.ndarray) -> Contrast:
+    """What brings an image to mean 0, deviation 1; deviations below 2 grey levels are noise and count as 2.
+
+    image: (y, x, channel) uint8, true extent.
+    """
+    flat = image.reshape(-1, image.shape[-1]).astype(np.float32)
+    return Contrast(flat.mean(0), np.maximum(flat.std(0), 2.0))

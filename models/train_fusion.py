@@ -1,4 +1,4 @@
-"""Training of the fusion network without ground truth: agreement of P1 and P2, two-fold cross-fitting."""
+"""Training of the fusion networks without ground truth: agreement of P1 and P2, two-fold cross-fitting."""
 
 from __future__ import annotations
 
@@ -15,51 +15,18 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from models.appearance import Appearance
 from models.checkpoints import save_checkpoint
-from models.fusion import FOLDS, Fusion, FusionNet, Precision, autocast, metadata_of
+from models.fusion import FOLDS, FusionNet, Precision, autocast, metadata_of
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
-from models.fusion_patches import Batch, Patch, Record, batch, cut, digest_of_patches
+from models.fusion_patches import Batch, Patch, Record, batch, digest_of_patches
+from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, with_looks
 from models.fusion_trust import warranted
 from models.patience import Patience
 
-
-@dataclass(frozen=True)
-class FusionRecipe:
-    """All that decides what is learned; see TrainFusionConfig for units and reasons."""
-
-    epochs: float = 12.0
-    min_steps: int = 120
-    max_steps: int = 700
-    batch: int = 8
-    crop: int = 128
-    crops: int = 4
-    memory_mb: int = 1000
-    lr: float = 2e-3
-    weight_decay: float = 0.01
-    ema: float = 0.98
-    drop_cam: float = 0.35
-    drop_sam: float = 0.35
-    drop_all: float = 0.15
-    balance: float = 0.5
-    consistency: float = 1.0
-    abstain: float = 0.3
-    top: float = 0.01
-    floor: float = 0.1
-    patience: float = 0.4
-    seed: int = 0
-
-    def __post_init__(self) -> None:
-        """Refuse what cannot work. Raises ValueError."""
-        taken = self.drop_cam + self.drop_sam + self.drop_all
-        if taken > 1:
-            raise ValueError(
-                f"drop_cam + drop_sam + drop_all = {taken:.2f}, expected at most 1: each sample has one fate"
-            )
-        if self.batch % 2 or self.crop % 8:
-            raise ValueError(
-                f"batch = {self.batch} and crop = {self.crop}: expected an even batch (two views a patch) "
-                "and a crop that is a multiple of 8"
-            )
+LOOSE = 12.0
+"""Logits that image and surroundings may add while a network learns. Under `models.fusion.BOUND` the first steps, which
+push everything towards the commoner ground, drove some networks into the flat end of the tanh, where nothing is learned."""
 
 
 @dataclass(frozen=True)
@@ -86,6 +53,7 @@ class Fold:
         self.foreground = foreground_share(patches, recipe.balance)
         torch.manual_seed(recipe.seed + fold)
         self.net = FusionNet().to(memory_format=torch.channels_last).to(device)
+        self.net.bound.fill_(LOOSE)
         self.ema = {name: value.detach().clone() for name, value in self.net.state_dict().items()}
         self.optimiser = torch.optim.AdamW(
             self.net.parameters(), lr=recipe.lr, weight_decay=recipe.weight_decay
@@ -168,23 +136,6 @@ def schedule(step: int, steps: int) -> float:
     return 0.5 * (1 + math.cos(math.pi * (step - warm) / max(1, steps - warm)))
 
 
-def collect(records: Sequence[Record], recipe: FusionRecipe) -> list[Patch]:
-    """Read every image once, in order, and keep patches of it, as many as the memory allows.
-
-    Raises ValueError where there is no image at all, or where patches of all images would not fit.
-    """
-    if not len(records):
-        raise ValueError("the fusion network has no images to learn from; run the stages before it first")
-    each = recipe.crop**2 * 12  # bytes of a patch with two slots
-    count = min(recipe.crops, int(recipe.memory_mb * 1e6 / each / len(records)))
-    stride = max(1, math.ceil(len(records) * each / (recipe.memory_mb * 1e6)))
-    rules = {name: getattr(recipe, name) for name in ("abstain", "top", "floor")}
-    patches: list[Patch] = []
-    for n in range(0, len(records), stride):
-        patches += cut(records[n], recipe.crop, max(1, count), recipe.seed, **rules)
-    return patches
-
-
 class Keeper:
     """Keeps the state of a training in a folder, atomically, and its log of losses beside it."""
 
@@ -256,9 +207,9 @@ def train_fusion(
     report: Callable[[int, int, float], None] | None = None,
     save_every: int = 100,
 ) -> str:
-    """Train the networks of both folds and write them as one checkpoint.
+    """Train the networks of both folds and write them as one checkpoint: first those of the look, then the fusion's.
 
-    records: one mapping an image (see `cut`), read once and in order, so it may read from disk.
+    records: one mapping an image (see `cut`), with `feature`; read twice and in order, so it may read from disk.
     out: the safetensors file; state: folder for what a killed training resumes from (every `save_every`
     steps) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them as they are;
     report: called with steps done, their total and the loss.
@@ -267,7 +218,9 @@ def train_fusion(
     """
     if threads is not None:
         torch.set_num_threads(threads)
-    patches, where = collect(records, recipe), torch.device(device)
+    where = torch.device(device)
+    looking = appearances(*lessons_of(records, recipe), recipe, where)
+    patches = collect(records, recipe, looking)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
@@ -283,13 +236,18 @@ def train_fusion(
                 keeper.note(fold.fold, fold.step, losses)
             if fold.step % save_every == 0 or fold.over:
                 keeper.save(folds)
-    return _write(out, folds, patches, recipe, precision)
+    return _write(out, folds, looking, patches, recipe, precision)
 
 
 def _write(
-    out: Path, folds: Sequence[Fold], patches: Sequence[Patch], recipe: FusionRecipe, precision: Precision
+    out: Path,
+    folds: Sequence[Fold],
+    looking: Sequence[Appearance],
+    patches: Sequence[Patch],
+    recipe: FusionRecipe,
+    precision: Precision,
 ) -> str:
-    model, crossed = Fusion(), len({patch.fold for patch in patches}) == FOLDS
+    model, crossed = with_looks(looking), len({patch.fold for patch in patches}) == FOLDS
     for fold in folds:
         net = fold.net.eval()
         net.load_state_dict(fold.ema)

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from models.checkpoints import load_checkpoint, save_checkpoint
+from models.hardware import has_bfloat16_unit
 from models.measure_sam import HELD_OUT, piece_iou
 from models.official import Sam
 from models.sam import normalise
@@ -96,7 +97,7 @@ def step_loss(training: Training, batch: Batch, progress: float, refine: bool) -
     """The loss of one batch. progress: 0..1 of the training; refine: a second pass on the first one's masks."""
     sam, balance = training.sam, min(1.0, 1.15 - progress)  # find first, then draw sharply
     frames = normalise(sam, batch.frames, batch.sizes).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
         embedding = sam.image_encoder(frames)
         everything = training.dense(embedding)[:, 0]  # (n, y, x)
         prompts = (batch.points, batch.labels)
@@ -125,7 +126,7 @@ def _refined_loss(
     labels = targets.flatten(1).gather(1, click)
     points = (torch.cat([batch.points[half], xy], 1), torch.cat([batch.labels[half], labels], 1))
     boxes = None if batch.boxes is None else batch.boxes[half]
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
         masks = best[:, None].clamp(-32, 32)
         again, iou = decode_groups(sam, embedding, batch.owner[half], points, boxes, masks)
     return prompt_loss(again.float(), iou.float(), targets, balance)

@@ -20,8 +20,9 @@ from torch import Tensor
 from torch.nn import functional
 
 from models.checkpoints import save_checkpoint
+from models.hardware import has_bfloat16_unit
 from models.photometry import photometric
-from models.start import KINDS, PATCH, SIDE, Start, standardise
+from models.start import KINDS, PATCH, SIDE, Start, load_start, standardise
 from models.surfaces import Surface, generate
 
 HELD_OUT = 1_000_000_000  # seeds from here on are for measuring alone
@@ -98,10 +99,11 @@ class Run:
         }  # fmt: skip
 
 
-def begin(rate: float, decay: float) -> Run:
-    """A fresh run, its weights drawn from seed 0."""
+def begin(rate: float, decay: float, weights: Path | None = None) -> Run:
+    """A fresh run, its weights drawn from seed 0, or those of an earlier run's export."""
     torch.manual_seed(0)
-    network = Start().to(memory_format=torch.channels_last)
+    network = Start() if weights is None else load_start(weights).train().requires_grad_(True)
+    network = network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay)
     return Run(network, copy.deepcopy(network).eval().requires_grad_(False), optimiser)
 
@@ -126,12 +128,12 @@ def _follow(average: Start, network: Start, keep: float) -> None:
 
 
 def train_step(run: Run, batch: Batch, rate: float) -> float:
-    """One step of AdamW on one batch in bfloat16; returns the loss."""
+    """One step of AdamW on one batch, in bfloat16 where the machine has a unit for it; returns the loss."""
     image = torch.from_numpy(batch.image).permute(0, 3, 1, 2).float() / 255
     image = standardise(image).contiguous(memory_format=torch.channels_last)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
-    with torch.autocast("cpu", torch.bfloat16):
+    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
         logits, kinds = run.network(image)
     loss = start_loss(logits.float(), kinds.float(), torch.from_numpy(batch.kind).long())
     run.optimiser.zero_grad(set_to_none=True)
@@ -157,10 +159,13 @@ def measure(start: Start, images: int = 200) -> float:
     return float(np.mean(scores))
 
 
-def export(run: Run, path: Path, iou: float) -> str:
-    """Writes the moving average as float16 weights, with what it was measured at; returns its digest."""
+def export(run: Run, path: Path, iou: float, before: int = 0) -> str:
+    """Writes the moving average as float16 weights, with what it was measured at; returns its digest.
+
+    before: steps that its first weights had been trained.
+    """
     tensors = {n: t.half() if t.is_floating_point() else t for n, t in run.average.state_dict().items()}
-    about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(run.step),
+    about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(before + run.step),
              "objectness IoU, held-out seeds": f"{iou:.4f}"}  # fmt: skip
     return save_checkpoint(path, tensors, about)
 
@@ -180,7 +185,15 @@ def _options() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--state", type=Path, required=True, help="a file to resume from, written as it goes")
-    parser.add_argument("--steps", type=int, default=2500)
+    parser.add_argument("--weights", type=Path, help="an earlier run's export to begin with")
+    parser.add_argument(
+        "--first",
+        type=int,
+        default=0,
+        metavar="STEP",
+        help="step whose images are drawn first, as many as --weights has seen",
+    )
+    parser.add_argument("--steps", type=int, default=2500, help="of this run")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
     parser.add_argument("--decay", type=float, default=0.02, help="weight decay of AdamW")
@@ -194,11 +207,11 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     options.state.parent.mkdir(parents=True, exist_ok=True)
-    run = begin(options.rate, options.decay)
+    run = begin(options.rate, options.decay, options.weights)
     resume(run, options.state)
     began, first, recent = time.monotonic(), run.step, 0.0
     while run.step < options.steps:
-        batch = draw_batch(run.step * options.batch, options.batch)
+        batch = draw_batch((options.first + run.step) * options.batch, options.batch)
         loss = train_step(run, batch, _rate(run.step / options.steps, options.rate))
         recent = loss if recent == 0 else 0.97 * recent + 0.03 * loss
         pace = (time.monotonic() - began) / (run.step - first)
@@ -208,7 +221,10 @@ def main() -> None:
         if run.step % options.every == 0 or run.step == options.steps:
             _save_state(run, options.state)
             iou = measure(run.average)
-            print(f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou)}", flush=True)
+            print(
+                f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou, options.first)}",
+                flush=True,
+            )
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import numpy as np
 
 from storage.arrays import ArraySpec
 from tasks.decode import Decoded, Prompt, decode, soft_mask, view_masks
+from tasks.features import mean_features
 from tasks.stage import Arrays, Stage
 from tasks.views import Extent, View, Window
 
@@ -44,7 +45,7 @@ def mask(
     model: Sam,
     precision: str,
 ) -> Arrays:
-    """Decode every prompt, choose one of SAM's masks per piece, and gather the votes of the views.
+    """Decode every prompt, choose one of SAM's masks per piece, and gather the votes and features of the views.
 
     embedding: (image, view, d, h, w) float16; view: (image, view, 4) float32; point, box: as stage prompt
     writes them; cam: (image, slot, y, x) float16 in [0, 1]; slot_class: (image, slot) uint8, 0 unused; size:
@@ -64,6 +65,7 @@ def mask(
         "mask": np.full((images, slots, views, *cam.shape[2:]), NONE, np.uint8),
         "iou": np.full((images, slots, pieces, views), np.nan, np.float32),
         "choice": np.full((images, slots, pieces), NONE, np.uint8),
+        "feature": np.zeros((images, *embedding.shape[2:]), np.float16),
     }
     for n in range(images):
         height, width = size[n].tolist()
@@ -73,6 +75,7 @@ def mask(
             image_prompts(model, point[n], box[n], heat, seen, slot_class[n], boxes=boxes, dense=dense)
         )
         features = torch.from_numpy(embedding[n]).to(model.device).float()
+        out["feature"][n] = mean_features(features, seen, (height, width))
         extents = [each.extent((height, width)) for each in seen]
         decoded = decode(model, features, prompts, extents, multimask=multimask, batch=batch)
         judge = Judge(model, seen, (height, width), low, margin, growth)
@@ -259,7 +262,7 @@ def soft_jaccard(mask: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 STAGE = Stage(
     name="mask",
-    version=2,
+    version=3,
     function=mask,
     reads=("embedding", "view", "point", "box", "cam", "slot_class", "size"),
     writes=(
@@ -285,6 +288,13 @@ STAGE = Stage(
             kind="number",
             fill=NONE,
             description="which of SAM's masks was taken for all views; 255 none",
+        ),
+        ArraySpec(
+            name="feature",
+            dims=("image", "d", "h", "w"),
+            dtype="float16",
+            kind="embedding",
+            description="SAM's embedding in the image's frame, the mean of its views; 0 beyond the image",
         ),
     ),
     config=("mask",),

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
 
 READS = (
     "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "annotation", "reliability", "sha256",
+    "feature",
 )  # fmt: skip
 """Arrays that a record holds, of one image, cut to its true extent."""
 
@@ -29,12 +30,13 @@ def train(
 ) -> str:
     """Train on whole images.
 
-    records: one an image, holding READS without the image axis; read once and in order, so it may read from
+    records: one an image, holding READS without the image axis; read twice and in order, so it may read from
     disk. recipe: the fields of `models.train_fusion.FusionRecipe`. out, state, device, precision, threads,
     report: of `models.train_fusion.train_fusion`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to learn from.
     """
-    from models.train_fusion import FusionRecipe, train_fusion
+    from models.fusion_records import FusionRecipe
+    from models.train_fusion import train_fusion
 
     return train_fusion(
         records, FusionRecipe(**recipe), out=out, state=state, device=device, precision=precision,

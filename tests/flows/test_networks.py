@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from flows.networks import has_bfloat16_unit
+from models.hardware import has_bfloat16_unit
 
 
 @pytest.mark.parametrize(

@@ -5,12 +5,12 @@ import torch
 from models.checkpoints import save_checkpoint
 from models.fusion import (
     CHANNELS,
+    EVIDENCE,
     REACH,
     UNSAID,
     Fusion,
     FusionNet,
     FusionShape,
-    contrast,
     fold_of,
     load_fusion,
     logits,
@@ -21,6 +21,7 @@ from models.fusion import (
     turned,
     turned_back,
 )
+from models.photometry import contrast
 
 SMALL = FusionShape((4, 6, 8, 8))
 
@@ -38,7 +39,7 @@ def model():
 def picture(height=40, width=52, slots=2, seed=0):
     rng = np.random.default_rng(seed)
     return rng.integers(0, 256, (height, width, 3), np.uint8), rng.random(
-        (slots, 3, height, width), np.float32
+        (slots, len(EVIDENCE), height, width), np.float32
     )
 
 
@@ -121,16 +122,17 @@ def test_light_and_contrast_of_an_image_do_not_matter():
 
 def test_a_flat_image_stays_finite():
     image = np.full((8, 8, 3), 200, np.uint8)
-    assert (planes(image, np.zeros((3, 8, 8)), contrast(image))[:3] == 0).all()
+    assert (planes(image, np.zeros((len(EVIDENCE), 8, 8)), contrast(image))[:3] == 0).all()
 
 
 def test_it_starts_from_what_cam_and_sam_say():
     """Before any training P is CAM and SAM together, and either alone where the other says nothing."""
     net = FusionNet()
     for evidence, expected in (
-        ((1, 1, 0), 4), ((0, 0, 0), -4), ((0.4, 1, 0), 2.2), ((1, 0.5, 1), 1.5), ((0.5, 1, 0), 2.5), (UNSAID, 0),
+        ((1, 1, 0, 0.5), 3.5), ((0, 0, 0, 0.5), -3.5), ((0.4, 1, 0, 0.5), 2.3), ((1, 0.5, 1, 0.5), 1),
+        ((0.5, 1, 0, 0.5), 2.5), ((0.5, 0.5, 1, 0.75), 3), ((1, 1, 0, 0.25), 0.5), (UNSAID, 0),
     ):  # fmt: skip
-        flat = np.broadcast_to(np.reshape(evidence, (3, 1, 1)), (3, 8, 8))
+        flat = np.broadcast_to(np.reshape(evidence, (4, 1, 1)), (4, 8, 8))
         image = np.random.default_rng(0).integers(0, 256, (8, 8, 3), np.uint8)
         np.testing.assert_allclose(
             logits(net, planes(image, flat, contrast(image))[None], "float32"), expected, atol=1e-5
@@ -138,18 +140,19 @@ def test_it_starts_from_what_cam_and_sam_say():
 
 
 @pytest.mark.parametrize("sign", [-1, 1])
-def test_the_image_decides_where_cam_and_sam_differ_and_never_where_both_are_sure(sign):
+def test_the_image_decides_where_the_others_hardly_speak_and_never_where_they_are_sure(sign):
     net = FusionNet(SMALL)
     torch.nn.init.constant_(net.head.bias, 1e3 * sign)
     image = np.zeros((8, 8, 3), np.uint8)
 
     def answer(cam, mean):
-        flat = np.broadcast_to(np.reshape((cam, mean, 0), (3, 1, 1)), (3, 8, 8))
+        flat = np.broadcast_to(np.reshape((cam, mean, 0, 0.5), (4, 1, 1)), (4, 8, 8))
         return logits(net, planes(image, flat, contrast(image))[None], "float32")[0, 0, 0] > 0
 
     assert answer(1, 1)
     assert not answer(0, 0)
-    assert answer(1, 0) == answer(0, 1) == answer(0.5, 1) == answer(*UNSAID[:2]) == (sign > 0)
+    assert answer(0.8, 0.4) == answer(0.2, 0.6) == answer(*UNSAID[:2]) == (sign > 0)
+    assert not answer(1, 0), "SAM's word counts more than the CAM's"
 
 
 def test_size_of_the_network():

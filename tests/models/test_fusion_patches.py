@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.agreement import UNKNOWN
-from models.fusion import turned_back
+from models.fusion import CHANNELS, EVIDENCE, turned_back
 from models.fusion_patches import batch, cut, digest_of_patches, rob
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
@@ -65,17 +65,19 @@ def test_half_of_the_patches_hold_something():
 
 def test_no_defect_becomes_an_empty_slot_of_background():
     patch = cut(record(classes=(0,)), 32, 1, 0, **RULES)[0]
-    assert patch.evidence.shape == (1, 3, 32, 32)
+    assert patch.evidence.shape == (1, len(EVIDENCE), 32, 32)
     assert not patch.evidence.any()
     assert (patch.slot == 0).all()
 
 
 def test_each_sample_has_one_fate_in_the_asked_shares():
-    rng, evidence = np.random.default_rng(0), np.zeros((3, 1, 1), np.uint8)
+    rng, evidence = np.random.default_rng(0), np.zeros((4, 1, 1), np.uint8)
     drawn = [
         tuple(rob(rng, evidence, drop_cam=0.35, drop_sam=0.35, drop_all=0.15)[:, 0, 0].tolist())
         for _ in range(4000)
     ]
+    assert {fate[3] for fate in drawn} == {128}, "the look is always taken"
+    drawn = [fate[:3] for fate in drawn]
     expected = {(128, 0, 0): 0.35, (0, 128, 255): 0.35, (128, 128, 255): 0.15, (0, 0, 0): 0.15}
     assert set(drawn) == set(expected)
     for fate, share in expected.items():
@@ -92,13 +94,13 @@ def test_sam_is_not_heard_where_it_missed_a_piece():
     assert (piece[0] == 255).all()
     assert (piece[1] == 128).all()
     assert (piece[2] == 255).all()
-    assert (patch.evidence[0, 1:, :20] == 0).all()
+    assert (patch.evidence[0, 1:3, :20] == 0).all()
 
 
 def test_a_batch_shows_each_patch_twice_turned_with_its_target():
     patches = cut(record(classes=(2, 5)), 32, 3, 0, **RULES)
     drawn = batch(patches, np.random.default_rng(0), **NOTHING)
-    assert drawn.x.shape == (12, 6, 32, 32)
+    assert drawn.x.shape == (12, CHANNELS, 32, 32)
     assert drawn.owner.tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
     assert drawn.place.tolist() == [1, 2] * 6
     assert len(set(drawn.turn)) > 1

@@ -2,9 +2,10 @@ import numpy as np
 import pytest
 import torch
 
-from models.fusion import BOUND, FusionNet, FusionShape, contrast
+from models.fusion import BOUND, CHANNELS, FusionNet, FusionShape
 from models.fusion_patches import Patch
 from models.fusion_trust import BOUNDS, net_alone, warranted
+from models.photometry import contrast
 
 SIDE = 16
 
@@ -37,7 +38,7 @@ def patch(seed, unsure=True):
     image = np.where(dark, 60, 190)[None, :, None] + rng.integers(-9, 9, (SIDE, SIDE, 3))
     defect = np.broadcast_to(dark, (SIDE, SIDE))
     weak = np.where(defect, 150, 105) if unsure else np.where(defect, 255, 0)
-    evidence = np.stack([weak, weak, np.full_like(weak, 60)]).astype(np.uint8)[None]
+    evidence = np.stack([weak, weak, np.full_like(weak, 60), np.full_like(weak, 128)]).astype(np.uint8)[None]
     whole = np.full((SIDE, SIDE), 255, np.uint8)
     image = image.astype(np.uint8)
     return Patch(image, evidence, defect.astype(np.uint8), whole, whole > 0, contrast(image), 0)
@@ -69,6 +70,6 @@ def test_where_nothing_is_known_the_image_is_not_listened_to():
 def test_measuring_leaves_the_network_as_it_was():
     net = Looker(+1)
     net.bound.fill_(1.5)
-    x = np.random.default_rng(0).random((6, SIDE, SIDE), np.float32)
+    x = np.random.default_rng(0).random((CHANNELS, SIDE, SIDE), np.float32)
     assert np.abs(net_alone(net, x, np.zeros((SIDE, SIDE), np.float32), "float32")).max() > 3.9
     assert float(net.bound) == 1.5

@@ -2,16 +2,19 @@ import hashlib
 import json
 from dataclasses import replace
 
+import cv2
 import numpy as np
 import pytest
 import torch
 
-from models import patience
+from models import fusion_records, patience
+from models.appearance import look
 from models.checkpoints import load_checkpoint
 from models.fusion import BOUND, FOLDS, KIND, UNSAID, fold_of, load_fusion, probabilities
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch
-from models.train_fusion import Fold, FusionRecipe, collect, others, schedule, steps_of, train_fusion
+from models.fusion_records import FusionRecipe, appearances, collect, lessons_of
+from models.train_fusion import Fold, others, schedule, steps_of, train_fusion
 
 QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
 
@@ -22,6 +25,12 @@ def _one_thread():
     torch.set_num_threads(1)
     yield
     torch.set_num_threads(before)
+
+
+def _features(image, cells=12):
+    """Two channels: how dark a cell is, and how dark its neighbours are."""
+    dark = cv2.resize(image, (cells, cells), interpolation=cv2.INTER_AREA).astype(np.float32) / 50
+    return np.stack([dark, cv2.blur(dark, (3, 3))]).astype(np.float16)
 
 
 def surface(seed, side=48):
@@ -46,6 +55,7 @@ def surface(seed, side=48):
         "weight": np.ones((side, side), np.float16),
         "annotation": np.full((side, side), 255, np.uint8),
         "reliability": np.zeros(2, np.float32),
+        "feature": _features(image),
         "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
     }, disc
 
@@ -230,13 +240,13 @@ def test_records_are_read_once_and_in_order(tmp_path):
             return RECORDS[n]
 
     _trained(Watched(), tmp_path)
-    assert Watched.seen == list(range(len(RECORDS)))
+    assert Watched.seen == 2 * list(range(len(RECORDS))), "once for the look, once for the patches"
 
 
 def test_a_large_set_keeps_to_its_memory():
     recipe = FusionRecipe(crop=32, crops=4, memory_mb=1, batch=4)
     patches = collect(RECORDS * 40, recipe)
-    assert 0 < len(patches) <= 1e6 / (32**2 * 12)
+    assert 0 < len(patches) <= 1e6 / (32**2 * 14)
 
 
 def test_nothing_to_learn_from_is_an_error(tmp_path):
@@ -261,7 +271,9 @@ def test_it_learns_to_look_at_the_image(tmp_path):
     )
     train_fusion([r for r, _ in data], recipe, out=tmp_path / "f.safetensors", state=tmp_path)
     model = load_fusion(tmp_path / "f.safetensors")
-    silence = np.broadcast_to(np.reshape(UNSAID, (1, 3, 1, 1)), (1, 3, 48, 48))
+    for net in model.nets:
+        net.bound.fill_(BOUND)  # whether it is heard depends on what else is known: here the look says it all
+    silence = np.broadcast_to(np.reshape(UNSAID, (1, 4, 1, 1)), (1, 4, 48, 48))
     told = {"own": [], "shuffled": []}
     for n, (record, disc) in enumerate(data):
         for name, image in (("own", record["image"]), ("shuffled", data[n - 1][0]["image"])):
@@ -277,3 +289,39 @@ def test_the_state_goes_round():
     first.advance("float32")
     second.restore(first.state())
     assert first.advance("float32") == second.advance("float32")
+
+
+def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
+    taught = []
+    monkeypatch.setattr(
+        fusion_records, "teach", lambda lessons, classes, **_: taught.append((lessons, classes))
+    )
+    lessons, folds = lessons_of(RECORDS, QUICK)
+    appearances(lessons, folds, QUICK, torch.device("cpu"))
+    for fold, (others_, classes) in enumerate(taught):
+        own = [one for one, of in zip(lessons, folds, strict=True) if of == fold]
+        assert others_
+        assert own
+        assert not any(mine is other for mine in own for other in others_)
+        assert classes == 1
+    alone = [0] * len(lessons)
+    appearances(lessons, alone, QUICK, torch.device("cpu"))
+    assert len(taught[2][0]) == len(lessons), "nobody else is there to teach the network of fold 0"
+
+
+def test_lessons_keep_to_the_memory():
+    lessons, _ = lessons_of(RECORDS * 40, replace(QUICK, memory_mb=0.01))
+    size = sum(part.nbytes for part in lessons[0])
+    assert 1 < len(lessons) <= 1 + 0.01e6 / size
+
+
+def test_the_look_travels_in_the_checkpoint_and_tells_disc_from_ground(tmp_path):
+    data = [surface(seed) for seed in range(24)]
+    train_fusion([r for r, _ in data], QUICK, out=tmp_path / "f.safetensors", state=tmp_path)
+    model = load_fusion(tmp_path / "f.safetensors")
+    told = []
+    for record, disc in data:
+        net = model.appearance(fold_of(record["sha256"]))
+        seen = look(net, record["feature"], record["image"], np.ones(1, np.uint8))[0]
+        told.append(seen[disc].mean() - seen[~disc].mean())
+    assert np.mean(told) > 0.3

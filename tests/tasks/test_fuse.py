@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.fusion import Fusion, FusionShape
-from tasks.fuse import STAGE, certainty, confidence_of, doubted, fuse, label_map
+from tasks.fuse import STAGE, TEMPERATURE, confidence_of, doubted, fuse, label_map
 
 LIMITS = {"doubtful": 0.5}
 SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
@@ -12,7 +12,7 @@ SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
 @pytest.fixture(scope="module")
 def model():
     torch.manual_seed(1)
-    fusion = Fusion(FusionShape((4, 4, 4, 4)))
+    fusion = Fusion(FusionShape((4, 4, 4, 4)), features=(5, 3))
     for parameter in fusion.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
     return fusion.eval()
@@ -33,8 +33,8 @@ def block(sizes=((20, 30), (24, 17), (9, 30)), slots=((2, 0), (1, 3), (0, 0)), s
         "mean": rng.random(shape, np.float32),
         "entropy": entropy,
         "weight": (1 - entropy.max(1)).astype(np.float16),
-        "reliability": np.zeros((count, 2), np.float32),
         "score": np.tile(np.float32([0.9, 0.8, 0.7]), (count, 1)),
+        "feature": rng.random((count, 5, 8, 8), np.float32).astype(np.float16),
         "sha256": rng.integers(0, 256, (count, 32), np.uint8),
     }
 
@@ -145,30 +145,6 @@ def test_doubt_falls_on_what_is_called_a_defect_and_on_all_where_none_is_found(c
     np.testing.assert_array_equal(doubt_of(**change), expected)
 
 
-def test_a_piece_is_as_certain_as_its_views_agree_on_it_and_in_its_image():
-    p, weight = np.zeros((6, 6), np.uint8), np.ones((6, 6), np.float32)
-    p[0, :2], p[4:, 4:] = 1, 2
-    weight[0, 0] = 0.5  # a corner of the first piece
-    found = certainty(p, weight, 0.0)
-    np.testing.assert_allclose(found[0, :2], 0.75)
-    np.testing.assert_allclose(found[4:, 4:], 1)
-    assert (found[1:3] == 1).all()
-    np.testing.assert_allclose(certainty(p, weight, 1.0)[p > 0], found[p > 0] / 2)
-    for nothing in (np.inf, np.nan):
-        unsure = certainty(p, weight, nothing)
-        assert (unsure[p > 0] == 0).all()
-        assert (unsure[p == 0] == 1).all()
-
-
-def test_touching_pieces_of_two_classes_are_judged_apart():
-    p, weight = np.zeros((4, 6), np.uint8), np.ones((4, 6), np.float32)
-    p[:, 1:3], p[:, 3:5] = 1, 2
-    weight[:, 3:5] = 0.2
-    found = certainty(p, weight, 0.0)
-    np.testing.assert_allclose(found[:, 1:3], 1)
-    np.testing.assert_allclose(found[:, 3:5], 0.2, rtol=1e-5)
-
-
 def test_an_unseen_class_casts_no_doubt_on_another():
     p = np.zeros((4, 6), np.uint8)
     p[:, 1:3], p[:, 3:5] = 1, 2
@@ -190,15 +166,19 @@ def test_a_class_that_the_user_marked_is_found_somewhere(model):
 
 
 def test_doubt_caps_confidence_and_keeps_its_order():
-    share = np.array([[[0.95, 0.95, 0.45]], [[0.05, 0.05, 0.3]], [[0, 0, 0.25]]])
-    found = confidence_of(share, np.ones((1, 3)), np.array([[False, True, True]]), 0.5)
-    np.testing.assert_allclose(found, [[0.95, 0.475, 0.225]], atol=1e-3)
+    logits = np.array([[[4.0, 4.0, 1.0]], [[0, 0, 0]], [[-9, -9, 0.5]]])
+    share = np.exp(logits) / np.exp(logits).sum(0)
+    found = confidence_of(share, np.array([[False, True, True]]), 0.5)
+    tempered = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
+    np.testing.assert_allclose(found, tempered.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
+    assert found[0, 1] > found[0, 2]
 
 
-def test_without_certainty_a_class_is_as_likely_as_any():
-    share = np.array([[[0.9, 0.9]], [[0.1, 0.1]]])
-    found = confidence_of(share, np.array([[0.0, 0.5]]), np.zeros((1, 2), bool), 0.5)
-    np.testing.assert_allclose(found, [[0.5, 0.75]], atol=1e-3)
+def test_what_is_all_but_sure_is_still_told_apart():
+    logits = np.array([[[11.0, 10.5]], [[0, 0]]])
+    share = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
+    sure, less = confidence_of(share, np.zeros((1, 2), bool), 0.5)[0]
+    assert 1 > sure > less
 
 
 def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_not_heard(model):

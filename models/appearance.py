@@ -1,0 +1,231 @@
+"""How the defects of each class look in SAM's own features, learned over a whole set from what P1 and P2 agree on.
+
+CAM and SAM judge every image alone, and err alone: a piece that both miss in one image is found in most. A few
+thousand weights over SAM's embedding, one logit a class and cell, carry what is common to all images to each of them.
+They are taught by the images of one fold and asked about those of the other, as the fusion network is.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from models.agreement import UNKNOWN, Target
+from models.photometry import contrast
+
+WIDTH = 48
+DROPOUT = 0.1
+BATCH = 8
+RATE, DECAY = 2e-3, 0.02
+EPOCHS, LEAST, MOST = 16, 200, 600
+"""Passes over the images, and bounds of the steps: a step takes some 50 ms on one core, with `tiny`."""
+BOUND = 4.0
+"""Most that it says, in logits."""
+BALANCE = 0.4
+"""Exponent by which defect and ground are evened out in the loss. On 150 procedural surfaces P is as good with 0.25 (81.6) as with
+0.5 (82.1), less with 0 (80.1) and 1 (81.6); on blue film, whose masks were looked at, the lower the better."""
+TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
+"""Of a square of cells; its logits are averaged over all."""
+BLURS = (2.0, 5.0)
+"""Deviations in cells: how dark the surroundings are tells a wide stain from its ground, which SAM's cells do not see."""
+OWN = 4 + len(BLURS)
+"""Planes that come from the pixels themselves, beside SAM's features."""
+
+
+class Appearance(nn.Module):
+    """Two small convolutions from SAM's features to a logit a class; it sees three cells wide."""
+
+    def __init__(self, channels: int, classes: int) -> None:
+        """channels: of SAM's features; classes: without background."""
+        super().__init__()
+        self.channels = channels
+        channels += OWN
+        self.register_buffer("mean", torch.zeros(channels))
+        self.register_buffer("deviation", torch.ones(channels))
+        self.mean: Tensor
+        self.deviation: Tensor
+        self.narrow = nn.Conv2d(channels, WIDTH, 1)
+        self.near = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
+        self.head = nn.Conv2d(WIDTH, classes, 1)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """feature: (n, channel + OWN, h, w), as of `seen_in`. Returns logits (n, class, h, w), each class against all else."""
+        x = (feature - self.mean[:, None, None]) / self.deviation[:, None, None]
+        x = functional.relu(self.narrow(functional.dropout(x, DROPOUT, self.training)))
+        x = x + functional.relu(self.near(x))
+        found: Tensor = self.head(functional.dropout(x, DROPOUT, self.training))
+        return found
+
+
+class Lesson(NamedTuple):
+    """One image as the network learns from it, in cells of SAM's features.
+
+    feature: (channel + OWN, h, w) float16, as of `seen_in`; asked: (asked,) int64, indices of the classes that its label
+    names: of others it does not speak, but where it names none it says that there is none of any; target: (asked, h, w)
+    float32, share of the known pixels that are of the class; weight: (h, w) float32 in [0, 1], 0 beyond the image.
+    """
+
+    feature: np.ndarray
+    asked: np.ndarray
+    target: np.ndarray
+    weight: np.ndarray
+
+
+def seen_in(feature: np.ndarray, image: np.ndarray) -> np.ndarray:
+    """SAM's features of an image, and what its cells look like against the whole of it.
+
+    feature: (channel, h, w), the longer side of the image spanning all cells; image: (y, x, channel=3) uint8.
+    Returns (channel + OWN, h, w) float16: features; the means of the image's own channels, brought to mean 0 and
+    deviation 1; the deviation of its grey values within a cell; their means, blurred by BLURS. 0 beyond the image.
+    """
+    cells = (feature.shape[1], feature.shape[2])
+    norm = contrast(image)
+    pixels = (image.astype(np.float32) - norm.mean) / norm.deviation
+    grey = pixels.mean(-1)
+    inside = _in_cells(np.ones(grey.shape, np.float32), cells)
+    share = np.maximum(inside, 1e-6)
+    mean, square = (_in_cells(each, cells) / share for each in (grey, grey**2))
+    own = [_in_cells(pixels[..., c], cells) / share for c in range(3)]
+    own.append(np.sqrt(np.maximum(square - mean**2, 0)))
+    for blur in BLURS:  # weighted by what lies inside, so that nothing beyond the image counts
+        ground = np.maximum(cv2.GaussianBlur(inside, (0, 0), blur), 1e-6)
+        own.append(cv2.GaussianBlur(mean * inside, (0, 0), blur) / ground)
+    return np.concatenate([feature, np.stack(own) * (inside > 0)]).astype(np.float16)
+
+
+def lesson(feature: np.ndarray, image: np.ndarray, target: Target, slot_class: np.ndarray) -> Lesson:
+    """An image's lesson.
+
+    feature: (channel, h, w); image: (y, x, 3) uint8; target: of all its pixels; slot_class: (slot,) uint8, 0 unused.
+    """
+    cells = (feature.shape[1], feature.shape[2])
+    weight = np.where(target.slot == UNKNOWN, 0, target.weight).astype(np.float32)  # (y, x)
+    whole, used = _in_cells(weight, cells), np.flatnonzero(slot_class)
+    shares = [
+        _in_cells(weight * (target.slot == place + 1), cells) / np.maximum(whole, 1e-6) for place in used
+    ]
+    asked = slot_class[used].astype(np.int64) - 1
+    return Lesson(
+        seen_in(feature, image), asked, np.reshape(shares, (len(used), *cells)).astype(np.float32), whole
+    )
+
+
+def _in_cells(pixels: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Means of (y, x) pixels over cells (h, w), of which the longer side of the image spans all."""
+    side = max(pixels.shape)
+    square = np.pad(pixels, [(0, side - n) for n in pixels.shape])
+    return np.asarray(cv2.resize(square, cells[::-1], interpolation=cv2.INTER_AREA), np.float32)
+
+
+def steps_of(images: int) -> int:
+    """Steps of a training on so many images."""
+    return min(MOST, max(LEAST, EPOCHS * images // BATCH))
+
+
+def teach(lessons: Sequence[Lesson], classes: int, *, seed: int, device: torch.device) -> Appearance:
+    """Train a network; the same lessons and seed give the same weights.
+
+    classes: without background. Returns it in evaluation mode. Raises ValueError where there is no lesson.
+    """
+    if not len(lessons):
+        raise ValueError(
+            "there is no image from which to learn what defects look like; run the stages before"
+        )
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        net = Appearance(lessons[0].feature.shape[0] - OWN, classes).to(device)
+        _standardise(net, lessons)
+        share, rng = _share(lessons), np.random.default_rng(seed)
+        steps = steps_of(len(lessons))
+        optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
+        rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
+        for _ in range(steps):
+            drawn = [lessons[n] for n in rng.integers(len(lessons), size=BATCH)]
+            loss = _loss(net, drawn, TURNS[rng.integers(len(TURNS))], share)
+            optimiser.zero_grad(set_to_none=True)
+            loss.backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+            rates.step()
+    return net.eval().requires_grad_(False)
+
+
+def _standardise(net: Appearance, lessons: Sequence[Lesson]) -> None:
+    """Mean and deviation of each channel over all images, as they are in SAM's scale, whatever that is."""
+    means, squares = [], []
+    for one in lessons:
+        inside = one.feature[:, one.feature.any(0)].astype(np.float32)  # (channel, cell)
+        means.append(inside.mean(1))
+        squares.append(np.square(inside).mean(1))
+    mean = np.mean(means, 0)
+    variance = np.maximum(np.mean(squares, 0) - mean**2, 0)
+    net.mean.copy_(torch.from_numpy(mean))
+    net.deviation.copy_(torch.from_numpy(np.sqrt(variance) + 1e-3))
+
+
+def _share(lessons: Sequence[Lesson]) -> float:
+    """Defects' share of the loss."""
+    fore = sum(float((one.target * one.weight).sum()) for one in lessons)
+    back = sum(float(((1 - one.target.sum(0)) * one.weight).sum()) for one in lessons)
+    if fore == 0 or back == 0:
+        return 0.5
+    even = (fore / back) ** (1 - BALANCE)
+    return float(even / (1 + even))
+
+
+def _loss(net: Appearance, drawn: Sequence[Lesson], turn: tuple[int, bool], share: float) -> Tensor:
+    """Weighted cross-entropy of the classes that each image may speak of, defect and ground averaged apart."""
+    device = net.mean.device
+    feature = torch.from_numpy(np.stack([one.feature for one in drawn])).to(device).float()
+    logits = _back(net(_turned(feature, turn)), turn)  # (image, class, h, w)
+    target, weight = torch.zeros_like(logits), torch.zeros_like(logits)
+    for n, one in enumerate(drawn):
+        asked = torch.from_numpy(one.asked if len(one.asked) else np.arange(logits.shape[1])).to(device)
+        weight[n, asked] = torch.from_numpy(one.weight).to(device)
+        if len(one.asked):
+            target[n, asked] = torch.from_numpy(one.target).to(device)
+    total = logits.new_zeros(())
+    for part, amount, signed in (
+        (share, target * weight, -logits),
+        (1 - share, (1 - target) * weight, logits),
+    ):
+        total = total + part * (amount * functional.softplus(signed)).sum() / amount.sum().clamp_min(1e-6)
+    return total
+
+
+def _turned(x: Tensor, turn: tuple[int, bool]) -> Tensor:
+    turned = torch.rot90(x, turn[0], (-2, -1))
+    return turned.flip(-1) if turn[1] else turned
+
+
+def _back(x: Tensor, turn: tuple[int, bool]) -> Tensor:
+    straight = x.flip(-1) if turn[1] else x
+    return torch.rot90(straight, -turn[0], (-2, -1))
+
+
+@torch.inference_mode()
+def look(net: Appearance | None, feature: np.ndarray, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """What the features and the pixels of an image say of some classes, a number a pixel: 0 surely not, 1 surely, 0.5 nothing.
+
+    net: None says nothing; feature: (channel, h, w), as stage `mask` writes it; classes: (slot,) uint8 from 1, of
+    which one that came after the training gets 0.5; image: (y, x, 3) uint8, true extent.
+    Returns (slot, y, x) float32: logits within ±BOUND, brought to [0, 1].
+    """
+    size = (image.shape[0], image.shape[1])
+    found = np.full((len(classes), *size), 0.5, np.float32)
+    if net is None or not len(classes):
+        return found
+    x = torch.from_numpy(seen_in(feature, image)).to(net.mean.device).float()[None]
+    logits = torch.stack([_back(net(_turned(x, turn)), turn) for turn in TURNS]).mean(0)[0]
+    cells = (BOUND * torch.tanh(logits / BOUND) / (2 * BOUND) + 0.5).cpu().numpy()  # (class, h, w)
+    side = max(size)
+    for slot, k in enumerate(classes.tolist()):
+        if k <= len(cells):
+            square = cv2.resize(cells[k - 1], (side, side), interpolation=cv2.INTER_LINEAR)
+            found[slot] = square[: size[0], : size[1]]
+    return found

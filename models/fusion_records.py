@@ -1,0 +1,123 @@
+"""From images on disk to what the fusion networks learn from, within a fixed memory."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import torch
+
+from models.appearance import Appearance, Lesson, lesson, look, teach
+from models.fusion import FOLDS, Fusion, fold_of
+from models.fusion_patches import Patch, Record, cut, target_of
+
+
+@dataclass(frozen=True)
+class FusionRecipe:
+    """All that decides what is learned; see TrainFusionConfig for units and reasons."""
+
+    epochs: float = 12.0
+    min_steps: int = 120
+    max_steps: int = 200
+    batch: int = 8
+    crop: int = 128
+    crops: int = 4
+    memory_mb: int = 1000
+    lr: float = 2e-3
+    weight_decay: float = 0.01
+    ema: float = 0.98
+    drop_cam: float = 0.35
+    drop_sam: float = 0.35
+    drop_all: float = 0.15
+    balance: float = 0.5
+    consistency: float = 1.0
+    abstain: float = 0.3
+    top: float = 0.01
+    floor: float = 0.1
+    patience: float = 0.4
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot work. Raises ValueError."""
+        taken = self.drop_cam + self.drop_sam + self.drop_all
+        if taken > 1:
+            raise ValueError(
+                f"drop_cam + drop_sam + drop_all = {taken:.2f}, expected at most 1: each sample has one fate"
+            )
+        if self.batch % 2 or self.crop % 8:
+            raise ValueError(
+                f"batch = {self.batch} and crop = {self.crop}: expected an even batch (two views a patch) "
+                "and a crop that is a multiple of 8"
+            )
+
+
+def lessons_of(records: Sequence[Record], recipe: FusionRecipe) -> tuple[list[Lesson], list[int]]:
+    """What images teach of the look of defects, as many as the memory allows, evenly spread, and the fold of each.
+
+    Raises ValueError where there is no image at all.
+    """
+    if not len(records):
+        raise ValueError("the fusion network has no images to learn from; run the stages before it first")
+    found: list[Lesson] = []
+    folds: list[int] = []
+    stride = 1
+    n = 0
+    while n < len(records):
+        record = records[n]
+        target = target_of(record, **_rules(recipe))
+        found.append(lesson(record["feature"], record["image"], target, record["slot_class"]))
+        folds.append(fold_of(record["sha256"]))
+        size = sum(part.nbytes for part in found[0])
+        stride = max(1, math.ceil(len(records) * size / (recipe.memory_mb * 1e6)))
+        n += stride
+    return found, folds
+
+
+def appearances(
+    lessons: Sequence[Lesson], folds: Sequence[int], recipe: FusionRecipe, device: torch.device
+) -> list[Appearance]:
+    """One network a fold that judges the look of its images, taught by all others (by all, where there are no others)."""
+    classes = max((int(one.asked.max()) + 1 for one in lessons if len(one.asked)), default=1)
+    found = []
+    for fold in range(FOLDS):
+        others = [one for one, own in zip(lessons, folds, strict=True) if own != fold] or list(lessons)
+        seed = FOLDS * recipe.seed + fold
+        found.append(teach(others, classes, seed=seed, device=device))
+    return found
+
+
+def _rules(recipe: FusionRecipe) -> dict[str, float]:
+    return {name: getattr(recipe, name) for name in ("abstain", "top", "floor")}
+
+
+def collect(
+    records: Sequence[Record], recipe: FusionRecipe, looking: Sequence[Appearance] = ()
+) -> list[Patch]:
+    """Read every image once, in order, and keep patches of it, as many as the memory allows.
+
+    looking: a network a fold, for the look of its images; none: the look says nothing.
+    Raises ValueError where there is no image at all, or where patches of all images would not fit.
+    """
+    if not len(records):
+        raise ValueError("the fusion network has no images to learn from; run the stages before it first")
+    each = recipe.crop**2 * 14  # bytes of a patch with two slots
+    count = min(recipe.crops, int(recipe.memory_mb * 1e6 / each / len(records)))
+    stride = max(1, math.ceil(len(records) * each / (recipe.memory_mb * 1e6)))
+    patches: list[Patch] = []
+    for n in range(0, len(records), stride):
+        record = records[n]
+        seen = None
+        if looking:
+            net, used = looking[fold_of(record["sha256"])], record["slot_class"] > 0
+            seen = look(net, record["feature"], record["image"], record["slot_class"][used])
+        patches += cut(record, recipe.crop, max(1, count), recipe.seed, seen, **_rules(recipe))
+    return patches
+
+
+def with_looks(looking: Sequence[Appearance]) -> Fusion:
+    """Untrained fusion networks beside trained ones of the look, one a fold."""
+    model = Fusion(features=(looking[0].channels, looking[0].head.out_channels))
+    for mine, trained in zip(model.appearances or (), looking, strict=True):
+        mine.load_state_dict(trained.state_dict())
+    return model

@@ -1,0 +1,145 @@
+"""The look of defects: taught by cells of SAM's features, asked about images that did not teach it."""
+
+import numpy as np
+import pytest
+import torch
+
+from models.agreement import UNKNOWN, Target
+from models.appearance import OWN, TURNS, Appearance, _back, _turned, lesson, look, seen_in, steps_of, teach
+
+CPU = torch.device("cpu")
+CELLS = 8
+
+
+@pytest.fixture(autouse=True)
+def _one_thread():
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(before)
+
+
+def scene(seed, k, size=(32, 32), known=True):
+    """Class k raises channel k where it is; all channels are noisy. Returns features, image, target, slot_class, defect."""
+    rng = np.random.default_rng(seed)
+    defect = np.zeros(size, bool)
+    top, left = rng.integers(0, 16, 2)
+    if k:
+        defect[top : top + 12, left : left + 12] = True
+    feature = rng.normal(0, 0.5, (4, CELLS, CELLS))
+    cells = defect.reshape(CELLS, size[0] // CELLS, CELLS, size[1] // CELLS).mean((1, 3))
+    feature[k] += 3 * cells * (k > 0)
+    slot = np.where(defect, 1, 0).astype(np.uint8) if known else np.full(size, UNKNOWN, np.uint8)
+    target = Target(slot, np.ones(size, np.float32))
+    image = rng.integers(90, 110, (*size, 3), np.uint8)
+    return feature.astype(np.float16), image, target, np.array([k], np.uint8), defect
+
+
+def lessons(seeds, **how):
+    return [lesson(*scene(seed, seed % 3, **how)[:4]) for seed in seeds]
+
+
+def test_what_it_learned_of_some_images_it_sees_in_others():
+    net = teach(lessons(range(40)), 2, seed=0, device=CPU)
+    for seed in range(100, 110):
+        k = 1 + seed % 2
+        feature, image, _, _, defect = scene(seed, k)
+        seen = look(net, feature, image, np.array([1, 2], np.uint8))
+        own, other = seen[k - 1], seen[2 - k]
+        assert own[defect].mean() > 0.65
+        assert own[~defect].mean() < 0.3
+        assert other[defect].mean() < own[defect].mean() - 0.3, "the other class does not look like that"
+
+
+def test_an_image_without_a_class_teaches_what_none_looks_like():
+    one = lesson(*scene(0, 0)[:4])
+    assert one.target.shape == (0, CELLS, CELLS)
+    assert (one.weight == 1).all()
+    ground = teach([one], 2, seed=0, device=CPU)
+    assert look(ground, *scene(1, 0)[:2], np.array([1, 2], np.uint8)).max() < 0.3
+
+
+def test_targets_are_shares_of_what_is_known_in_a_cell():
+    slot = np.zeros((16, 8), np.uint8)
+    slot[:2, :4], slot[2:4, :2] = 1, UNKNOWN
+    weight = np.full(slot.shape, 0.5, np.float32)
+    one = lesson(
+        np.zeros((3, 4, 4), np.float16),
+        np.zeros((16, 8, 3), np.uint8),
+        Target(slot, weight),
+        np.array([0, 5], np.uint8),
+    )
+    assert one.asked.tolist() == [4], "the second slot's class"
+    one = lesson(
+        np.zeros((3, 4, 4), np.float16),
+        np.zeros((16, 8, 3), np.uint8),
+        Target(slot, weight),
+        np.array([5], np.uint8),
+    )
+    assert one.target[0, 0, 0] == pytest.approx(8 / 12)
+    assert one.weight[0, 0] == pytest.approx(0.5 * 12 / 16)
+    assert (one.weight[:, 2:] == 0).all(), "beyond the image"
+    assert (one.target[0, 1:] == 0).all()
+
+
+def test_it_says_nothing_of_what_it_does_not_know():
+    net = teach(lessons(range(6)), 2, seed=0, device=CPU)
+    feature, image = scene(7, 1)[:2]
+    assert (look(net, feature, image, np.array([3], np.uint8)) == 0.5).all(), "a class that came later"
+    assert (look(None, feature, image, np.array([1], np.uint8)) == 0.5).all()
+    assert look(net, feature, image, np.zeros(0, np.uint8)).shape == (0, 32, 32)
+    with pytest.raises(ValueError, match="no image"):
+        teach([], 2, seed=0, device=CPU)
+
+
+@pytest.mark.parametrize("size", [(32, 20), (7, 32), (1, 1), (300, 200)])
+def test_the_longer_side_spans_all_cells(size):
+    net = Appearance(1, 1)
+    with torch.no_grad():
+        for parameter in net.parameters():
+            parameter.zero_()
+        net.narrow.weight[0], net.head.weight[0, 0] = 1, 100
+    net.eval()
+    feature = np.zeros((1, 8, 8), np.float16)
+    feature[0, :, 4:] = 1
+    seen = look(net, feature, np.zeros((*size, 3), np.uint8), np.array([1], np.uint8))[0]
+    assert seen.shape == size
+    assert seen.max() <= 0.5 + 0.5
+    if size[1] == max(size) > 1:
+        assert seen[:, -1].min() > 0.9
+    assert seen[0, 0] == pytest.approx(0.5, abs=0.51)
+
+
+def test_turns_go_back():
+    x = torch.arange(2 * 16.0).reshape(1, 2, 4, 4)
+    assert len({_turned(x, turn).numpy().tobytes() for turn in TURNS}) == 8
+    for turn in TURNS:
+        assert torch.equal(_back(_turned(x, turn), turn), x)
+
+
+def test_it_is_indifferent_to_turns_and_repeats_itself():
+    first, again = (teach(lessons(range(6)), 2, seed=3, device=CPU) for _ in range(2))
+    assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
+    feature, image = scene(7, 1)[:2]
+    seen = look(first, feature, image, np.array([1], np.uint8))[0]
+    other = np.rot90(feature, axes=(1, 2)).copy(), np.rot90(image).copy()
+    turned = look(first, *other, np.array([1], np.uint8))[0]
+    np.testing.assert_allclose(turned, np.rot90(seen), atol=1e-4)
+    assert 0 <= seen.min() <= seen.max() <= 1
+
+
+def test_steps_stay_within_bounds():
+    assert [steps_of(n) for n in (1, 150, 10_000)] == [200, 300, 600]
+
+
+def test_what_cells_look_like_does_not_depend_on_the_light():
+    rng = np.random.default_rng(0)
+    image = rng.integers(60, 100, (24, 40, 3), np.uint8)
+    image[8:16, 8:16] = 20
+    feature = np.zeros((1, 8, 8), np.float16)
+    first, bright = (seen_in(feature, pixels)[1:] for pixels in (image, image + np.uint8(50)))
+    assert first.shape == (OWN, 8, 8)
+    np.testing.assert_allclose(first, bright, atol=2e-3)
+    assert (first[:, 5:] == 0).all(), "beyond the image"
+    assert first[0, 2, 2] < -2, "dark against the rest"
+    assert first[4, 2, 2] < first[4, 4, 7], "and so, less so, are its surroundings"
