@@ -204,8 +204,8 @@ class TrainFusionConfig(Section):
     """A trained fusion network to use instead of training one."""
     epochs: float = Field(default=12, gt=0)
     """Passes over the patches, within the bounds of steps below."""
-    min_steps: int = Field(default=120, ge=1)
-    """Fewest steps of each fold's network: small sets need as many to learn at all."""
+    min_steps: int = Field(default=60, ge=1)
+    """Fewest steps of each fold's network."""
     max_steps: int = Field(default=200, ge=1)
     """Most steps of each fold's network: a few minutes on two cores."""
     batch: int = Field(default=8, ge=2)

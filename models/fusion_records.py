@@ -18,7 +18,7 @@ class FusionRecipe:
     """All that decides what is learned; see TrainFusionConfig for units and reasons."""
 
     epochs: float = 12.0
-    min_steps: int = 120
+    min_steps: int = 60
     max_steps: int = 200
     batch: int = 8
     crop: int = 128
