@@ -159,7 +159,8 @@ def _standardise(net: Appearance, lessons: Sequence[Lesson]) -> None:
     """Mean and deviation of each channel over all images, as they are in SAM's scale, whatever that is."""
     means, squares = [], []
     for one in lessons:
-        inside = one.feature[:, one.feature.any(0)].astype(np.float32)  # (channel, cell)
+        seen = one.feature.any(0)  # beyond the image all is 0, and would count for much in a narrow one
+        inside = one.feature[:, seen if seen.any() else ~seen].astype(np.float32)  # (channel, cell)
         means.append(inside.mean(1))
         squares.append(np.square(inside).mean(1))
     mean = np.mean(means, 0)
