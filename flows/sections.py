@@ -202,7 +202,7 @@ class TrainFusionConfig(Section):
 
     checkpoint: Path | None = None
     """A trained fusion network to use instead of training one."""
-    epochs: float = Field(default=12, gt=0)
+    epochs: float = Field(default=6, gt=0)
     """Passes over the patches, within the bounds of steps below."""
     min_steps: int = Field(default=60, ge=1)
     """Fewest steps of each fold's network."""

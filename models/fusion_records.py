@@ -17,7 +17,7 @@ from models.fusion_patches import Patch, Record, cut, target_of
 class FusionRecipe:
     """All that decides what is learned; see TrainFusionConfig for units and reasons."""
 
-    epochs: float = 12.0
+    epochs: float = 6.0
     min_steps: int = 60
     max_steps: int = 200
     batch: int = 8
