@@ -77,11 +77,13 @@ def lessons_of(records: Sequence[Record], recipe: FusionRecipe) -> tuple[list[Le
 def appearances(
     lessons: Sequence[Lesson], folds: Sequence[int], recipe: FusionRecipe, device: torch.device
 ) -> list[Appearance]:
-    """One network a fold that judges the look of its images, taught by all others (by all, where there are no others)."""
+    """One network a fold that judges the look of its images, taught by all others; none where a fold has no others."""
+    if len(set(folds)) < FOLDS:  # a network would judge the very images that taught it
+        return []
     classes = max((int(one.asked.max()) + 1 for one in lessons if len(one.asked)), default=1)
     found = []
     for fold in range(FOLDS):
-        others = [one for one, own in zip(lessons, folds, strict=True) if own != fold] or list(lessons)
+        others = [one for one, own in zip(lessons, folds, strict=True) if own != fold]
         seed = FOLDS * recipe.seed + fold
         found.append(teach(others, classes, seed=seed, device=device))
     return found
@@ -116,7 +118,9 @@ def collect(
 
 
 def with_looks(looking: Sequence[Appearance]) -> Fusion:
-    """Untrained fusion networks beside trained ones of the look, one a fold."""
+    """Untrained fusion networks beside trained ones of the look, one a fold, or none."""
+    if not looking:
+        return Fusion()
     model = Fusion(features=(looking[0].channels, looking[0].head.out_channels))
     for mine, trained in zip(model.appearances or (), looking, strict=True):
         mine.load_state_dict(trained.state_dict())

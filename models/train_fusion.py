@@ -25,8 +25,9 @@ from models.fusion_trust import warranted
 from models.patience import Patience
 
 LOOSE = 12.0
-"""Logits that image and surroundings may add while a network learns. Under `models.fusion.BOUND` the first steps, which
-push everything towards the commoner ground, drove some networks into the flat end of the tanh, where nothing is learned."""
+"""Logits that image and surroundings may add while a network learns. Under a bound of 3 the first steps, which push
+everything towards the commoner ground, drove the network of a small test into the flat end of the tanh, where nothing is
+learned."""
 
 
 @dataclass(frozen=True)
@@ -219,7 +220,9 @@ def train_fusion(
     if threads is not None:
         torch.set_num_threads(threads)
     where = torch.device(device)
-    looking = appearances(*lessons_of(records, recipe), recipe, where)
+    looking = appearances(
+        *lessons_of(records, recipe), recipe, where
+    )  # none where there is nothing to cross-fit
     patches = collect(records, recipe, looking)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())

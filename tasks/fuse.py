@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 UNKNOWN = 255
 TEMPERATURE = 2.0
 """CAM, SAM and the look err together more often than their summed logits allow for, and near 1 float16 tells nothing
-apart. On 150 procedural surfaces the ECE on defects is 0.014 with 2, 0.054 with 3."""
+apart. On 150 procedural surfaces the ECE on defects was 0.014 with 2, 0.054 with 2.9 (a look of 16)."""
 
 
 def fuse(

@@ -304,9 +304,15 @@ def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
         assert own
         assert not any(mine is other for mine in own for other in others_)
         assert classes == 1
-    alone = [0] * len(lessons)
-    appearances(lessons, alone, QUICK, torch.device("cpu"))
-    assert len(taught[2][0]) == len(lessons), "nobody else is there to teach the network of fold 0"
+    assert appearances(lessons, [0] * len(lessons), QUICK, torch.device("cpu")) == []
+    assert len(taught) == FOLDS, "where nobody else is there to teach, nobody judges"
+
+
+def test_a_set_of_one_fold_is_fused_without_a_look(tmp_path):
+    alone = [record for record in RECORDS if fold_of(record["sha256"]) == 0]
+    train_fusion(alone, QUICK, out=tmp_path / "f.safetensors", state=tmp_path)
+    model = load_fusion(tmp_path / "f.safetensors")
+    assert [model.appearance(fold) for fold in range(FOLDS)] == [None] * FOLDS
 
 
 def test_lessons_keep_to_the_memory():
