@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
+from concurrent.futures import Executor, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -95,18 +96,25 @@ def our_loop(
     sam: Sam, images: list[list[np.ndarray]], precision: str, *, masks: bool
 ) -> tuple[float, list[np.ndarray]]:
     """The stages' own calls, with embeddings through float16 as in the store. Returns as `official_loop`."""
-    side, out, started = sam.image_encoder.img_size, [], time.perf_counter()
-    for image in images:
-        frames = np.zeros((len(image), side, side, 3), np.uint8)
-        sizes = np.array([input_extent((view.shape[0], view.shape[1]), side) for view in image])
-        for frame, view in zip(frames, image, strict=True):
-            pixels = sam_input(view, side)
-            frame[: pixels.shape[0], : pixels.shape[1]] = pixels
-        embedding = encode(sam, frames, sizes, precision).astype(np.float16)
-        if masks:
-            out += _our_masks(sam, image, embedding)
+    side, started = sam.image_encoder.img_size, time.perf_counter()
+    out: list[np.ndarray] = []
+    with ThreadPoolExecutor(max(1, torch.get_num_threads())) as threads, ThreadPoolExecutor(1) as ahead:
+        # as in a run, the next image's views are made while SAM is at this one's
+        coming = [ahead.submit(_frames, image, side, threads) for image in images]
+        for image, prepared in zip(images, coming, strict=True):
+            embedding = encode(sam, *prepared.result(), precision, half=True)
+            if masks:
+                out += _our_masks(sam, image, embedding)
     _wait(sam)
     return time.perf_counter() - started, out
+
+
+def _frames(image: list[np.ndarray], side: int, threads: Executor) -> tuple[np.ndarray, np.ndarray]:
+    """Views of an image as the stage `augment` makes them: (view, side, side, 3) uint8, and extents (view, 2)."""
+    frames = np.zeros((len(image), side, side, 3), np.uint8)
+    for frame, pixels in zip(frames, threads.map(lambda view: sam_input(view, side), image), strict=True):
+        frame[: pixels.shape[0], : pixels.shape[1]] = pixels
+    return frames, np.array([input_extent((view.shape[0], view.shape[1]), side) for view in image])
 
 
 def _our_masks(sam: Sam, image: list[np.ndarray], embedding: np.ndarray) -> list[np.ndarray]:

@@ -41,12 +41,16 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
     q, k, v: (batch, head, y * x, d); rows: (y, y, d), the relative positions Rh of each pair of rows; columns:
     (x, x, d), Rw. Returns (batch, head, y * x, d).
     """
-    query, key = _folded(q, k, rows, columns)
-    d, spare = q.shape[-1], -query.shape[-1] % ALIGNED
-    query, key = F.pad(query, (0, spare)), F.pad(key, (0, spare))
-    # the kernels for 16 bits want values as wide as keys; that for float32 does not
-    value = v if q.dtype == torch.float32 else F.pad(v, (0, query.shape[-1] - d))
+    spare = -(q.shape[-1] + len(rows) + len(columns)) % ALIGNED
+    query, key = _folded(q, k, rows, columns, spare)
+    d, narrow = q.shape[-1], q.dtype == torch.float32 or _takes_narrow_values(q.device)
+    value = v if narrow else F.pad(v, (0, query.shape[-1] - d))
     return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :d]
+
+
+def _takes_narrow_values(device: torch.device) -> bool:
+    """Whether its kernels for 16 bits take values that are narrower than keys: cuDNN's does, from Hopper on."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (9, 0)
 
 
 def folded_products(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -56,19 +60,23 @@ def folded_products(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tens
     return torch.bmm(logits.softmax(-1), v.flatten(0, 1)).view_as(q)
 
 
-def _folded(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
-    """Queries and keys, (batch, head, y * x, d + y + x), whose products are the logits with relative positions."""
+def _folded(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (batch, head, y * x, d + y + x + spare), whose products are the logits with relative positions.
+
+    spare: zeros at the end; each side is written once.
+    """
     height, width = len(rows), len(columns)
-    by_row, by_column = _relative(q, rows, columns)
     place = torch.arange(height * width, device=q.device)
     ones = torch.cat(
         [
             F.one_hot(place // width, height),  # (y * x, y)
             F.one_hot(place % width, width),
+            place.new_zeros(height * width, spare),
         ],
         1,
     ).to(q.dtype)
-    query = torch.cat([q * q.shape[-1] ** -0.5, by_row, by_column], -1)
+    nothing = q.new_zeros(()).expand(*q.shape[:3], spare)
+    query = torch.cat([q * q.shape[-1] ** -0.5, *_relative(q, rows, columns), nothing], -1)
     return query, torch.cat([k, ones.expand(*k.shape[:2], -1, -1)], -1)
 
 
@@ -224,7 +232,10 @@ class FoldedEncoder(nn.Module):
 
     @torch.no_grad()
     def _encode(self, images: Tensor, dtype: torch.dtype) -> Tensor:
-        x: Tensor = self.patch_embed(images)  # (n, y, x, dim)
+        # on a CPU this convolution is a hundredth of the time; in float32 it would be a twentieth of a GPU's
+        low = dtype == torch.bfloat16 and not by_tiles(images.device)
+        with torch.autocast(images.device.type, dtype, enabled=low):
+            x: Tensor = self.patch_embed(images).to(images.dtype)  # (n, y, x, dim)
         x = (x if self.pos_embed is None else x + self.pos_embed).contiguous()
         for layer in self._taken(dtype, (x.shape[1], x.shape[2])):
             attended = layer.attend(layer.norm1(x).to(dtype))
