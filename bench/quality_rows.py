@@ -56,7 +56,7 @@ VARIANTS: tuple[Variant, ...] = (
             train_vit={"objectness": False}),
     _switch("no-distil", "the patch map does not learn from objectness", "no-distil", train_vit={"distil": 0.0}),
     Variant("full", "the set's config as it is: CTC, all views, no masks"),
-    Variant("ceiling", "the same fusion network taught by masks, 5-fold, nothing held back from it", kind="ceiling",
+    Variant("ceiling", "the same fusion networks taught by masks, 5-fold, nothing held back from them", kind="ceiling",
             group="references"),
     Variant("withheld", "two ViTs, each trained without the images that it scores", kind="withheld",
             group="references"),

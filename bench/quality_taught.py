@@ -20,11 +20,12 @@ from flows import training
 from flows.networks import device_of, precision_of, settle
 from flows.plan import section
 from flows.summary import stored_config
+from models.appearance import Lesson
 from models.cams import activate
 from models.checkpoints import save_checkpoint
 from models.fusion import FOLDS, Fusion, load_fusion, metadata_of
 from models.fusion_patches import Patch
-from models.fusion_records import FusionRecipe, collect
+from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, with_looks
 from models.train_fusion import Fold
 from models.vit import load_vit
 from storage.store import Store
@@ -78,10 +79,10 @@ class Masked(Sequence[dict[str, np.ndarray]]):
 
 
 def ceiling(site: Site, console: Console) -> dict[str, Any]:
-    """Metrics of the fusion network taught by masks, each image labelled by one that never saw it.
+    """Metrics of the fusion network and its look taught by masks, each image labelled by networks that never saw it.
 
-    Its inputs are those of the run `full`, whose arrays the store must hold. The recipe is that of the config, but
-    that nothing is taken from the inputs in training, and that the image may overrule CAM and SAM without bound.
+    Their inputs are those of the run `full`, whose arrays the store must hold. The recipe is that of the config, but
+    that nothing is taken from the inputs in training, and that the image may overrule the others without bound.
     """
     store = Store.existing(site.store)
     config, parts, truth = stored_config(store), grouped(site.items(), PARTS), site.truths()
@@ -93,11 +94,22 @@ def ceiling(site: Site, console: Console) -> dict[str, Any]:
     confusion, tally = Confusion(), Tally(len(store.classes()))
     with Progress(console=console) as shown:
         patches = [collect(Masked(items, truth), recipe) for items in parts]
+        lessons = [lessons_of(Masked(items, truth), recipe)[0] for items in parts]
         for n, items in enumerate(parts):
             path = site.root / "networks" / f"ceiling-{_key(site)}-{recipe.max_steps}-{n}.safetensors"
             if not path.is_file():
                 others = [patch for m, some in enumerate(patches) if m != n for patch in some]
-                _teach(others, recipe, n, path, device_of(config), training.training_precision(config), shown)
+                looks = [one for m, some in enumerate(lessons) if m != n for one in some], lessons[n]
+                _teach(
+                    others,
+                    looks,
+                    recipe,
+                    n,
+                    path,
+                    device_of(config),
+                    training.training_precision(config),
+                    shown,
+                )
             model = load_fusion(path, device_of(config))
             bar = shown.add_task(f"ceiling {n + 1}/{PARTS}, labels", total=len(items))
             for item in items:
@@ -111,6 +123,7 @@ def ceiling(site: Site, console: Console) -> dict[str, Any]:
 
 def _teach(
     patches: Sequence[Patch],
+    looks: tuple[Sequence[Lesson], Sequence[Lesson]],
     recipe: FusionRecipe,
     n: int,
     path: Path,
@@ -118,7 +131,8 @@ def _teach(
     precision: Any,
     shown: Progress,
 ) -> None:
-    """Train one fold's network and write it, as that of both folds of a `Fusion`."""
+    """Train one part's networks and write them, as those of both folds of a `Fusion`. looks: as of `appearances`."""
+    looking = appearances([looks], recipe, torch.device(device)) * FOLDS
     fold = Fold(patches, recipe, n, torch.device(device))
     for bound in (fold.net.bound, fold.ema["bound"]):
         bound.fill_(FREE)
@@ -126,7 +140,7 @@ def _teach(
     while fold.step < fold.steps:
         fold.advance(precision)
         shown.advance(bar)
-    model = Fusion()
+    model = with_looks(looking)
     for net in model.nets:
         net.load_state_dict(fold.ema)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -89,6 +89,7 @@ def make_site(folder: Path, given: argparse.Namespace, images: int) -> Path:
         "augment": {"views": given.views},
         "train_vit": {"epochs": 2},
         "train_fusion": {"min_steps": 40, "max_steps": 40},
+        "retrain": {"promote": "always"},  # a night that keeps the old network would have nothing to do
     }
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
     return folder / "run.yaml"

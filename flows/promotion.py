@@ -42,9 +42,16 @@ def judge(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: 
         return Verdict(True, "there was none before", _figures(store, config, plan, kind, key, candidate))
     if entry["classes"] < len(plan.classes) and kind == "vit":
         return Verdict(True, "there are new classes", _figures(store, config, plan, kind, key, candidate))
+    if another_sam(entry, plan):  # whose features mean nothing to the one before
+        return Verdict(True, "SAM is another one", _figures(store, config, plan, kind, key, candidate))
     after = _figures(store, config, plan, kind, key, candidate)
     before = _figures(store, config, plan, kind, entry["digest"], None)
     return compare(before, after, config.retrain.tolerance)
+
+
+def another_sam(entry: dict[str, Any], plan: Plan) -> bool:
+    """Whether a promoted network learned from the features of another SAM than the one in use."""
+    return "sam" in entry and entry["sam"] != plan.network("sam")
 
 
 def compare(before: dict[str, float], after: dict[str, float], tolerance: float) -> Verdict:

@@ -214,7 +214,7 @@ class TrainFusionConfig(Section):
     """Side of a patch in pixels, a multiple of 8: a little more than the network sees."""
     crops: int = Field(default=4, ge=1)
     """Patches an image, every other one placed on something: what covers a 200² image once or twice."""
-    memory_mb: int = Field(default=1000, ge=10)
+    patches_mb: int = Field(default=1000, ge=10)
     """Most memory for patches, in MB; of larger sets, fewer patches an image, then every n-th image."""
     lr: float = Field(default=2e-3, gt=0)
     """AdamW's learning rate at its height, after a warm-up; cosine decay."""

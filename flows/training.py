@@ -32,7 +32,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     "fusion": READS_OF_FUSION,
 }
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 4, "fusion": 7}
+VERSIONS: dict[ModelKind, int] = {"vit": 4, "fusion": 8}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
@@ -174,6 +174,8 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisi
         return Decision(False, "blocks that it learns from have failed")
     if entry["classes"] < len(plan.classes) and kind == "vit":
         return Decision(True, "there are new classes")
+    if promotion.another_sam(entry, plan):
+        return Decision(True, "SAM is another one")
     share = changed_share(entry["data"], data)
     if config.retrain.policy == "never" or (share == 0 and entry["config"] == _recipe(config, kind)):
         return Decision(False, "nothing that it learned from has changed")
@@ -263,6 +265,8 @@ def _offer(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate:
         "data": data_record(store, plan, kind),
         "checks": verdict.figures,
     }
+    if kind == "fusion":
+        entry["sam"] = plan.network("sam")
     promotion.promote(store, kind, entry)
     return f"trained and promoted: {verdict.why}"
 

@@ -7,7 +7,7 @@ They are taught by the images of one fold and asked about those of the other, as
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import cv2
@@ -45,13 +45,15 @@ class Appearance(nn.Module):
     def __init__(self, channels: int, classes: int) -> None:
         """channels: of SAM's features; classes: without background."""
         super().__init__()
-        self.channels = channels
-        channels += OWN
-        self.register_buffer("mean", torch.zeros(channels))
-        self.register_buffer("deviation", torch.ones(channels))
+        self.channels, planes = channels, channels + OWN
+        self.register_buffer("mean", torch.zeros(planes))
+        self.register_buffer("deviation", torch.ones(planes))
+        self.register_buffer("trust", torch.zeros(classes))
         self.mean: Tensor
         self.deviation: Tensor
-        self.narrow = nn.Conv2d(channels, WIDTH, 1)
+        self.trust: Tensor
+        """How far each class is listened to, in [0, 1]; see `trust_in`."""
+        self.narrow = nn.Conv2d(planes, WIDTH, 1)
         self.near = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.head = nn.Conv2d(WIDTH, classes, 1)
 
@@ -129,10 +131,18 @@ def steps_of(images: int) -> int:
     return min(MOST, max(LEAST, EPOCHS * images // BATCH))
 
 
-def teach(lessons: Sequence[Lesson], classes: int, *, seed: int, device: torch.device) -> Appearance:
+def teach(
+    lessons: Sequence[Lesson],
+    classes: int,
+    *,
+    seed: int,
+    device: torch.device,
+    report: Callable[[], None] | None = None,
+) -> Appearance:
     """Train a network; the same lessons and seed give the same weights.
 
-    classes: without background. Returns it in evaluation mode. Raises ValueError where there is no lesson.
+    classes: without background; report: called after each of its `steps_of` steps.
+    Returns it in evaluation mode, trusted in nothing yet. Raises ValueError where there is no lesson.
     """
     if not len(lessons):
         raise ValueError(
@@ -153,7 +163,49 @@ def teach(lessons: Sequence[Lesson], classes: int, *, seed: int, device: torch.d
             loss.backward()  # type: ignore[no-untyped-call]
             optimiser.step()
             rates.step()
+            if report is not None:
+                report()
     return net.eval().requires_grad_(False)
+
+
+@torch.inference_mode()
+def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]) -> np.ndarray:
+    """How far a network may be listened to: how well it tells defects from ground in images that did not teach it.
+
+    For each class, 2 AUROC - 1 over the cells of the unseen images that are asked for it: 1 where every cell of a defect
+    lies above all others, 0 where they lie in no order. A class that no teacher shows gets 0, and so does one that no
+    unseen image shows. One number a class is read off the images that the network will judge; no weight is, and no mask.
+    taught, unseen: what the network learned from, and the others. Returns (class,) float32 in [0, 1].
+    """
+    trust = np.zeros(len(net.trust), np.float32)
+    shown = {int(k) for one in taught for k in one.asked[_shows(one)]}
+    found: dict[int, list[np.ndarray]] = {k: [] for k in shown}
+    for one in unseen:
+        if len(one.asked):
+            x = torch.from_numpy(one.feature).to(net.mean.device).float()[None]
+            logits = _judged(net, x).cpu().numpy()  # (class, h, w)
+            for k, target in zip(one.asked.tolist(), one.target, strict=True):
+                if k in shown:
+                    known = one.weight > 0
+                    found[k].append(np.stack([logits[k][known], target[known], one.weight[known]]))
+    for k, cells in found.items():
+        if cells:
+            trust[k] = max(0.0, 2 * _auroc(*np.concatenate(cells, 1)) - 1)
+    return trust
+
+
+def _shows(one: Lesson) -> np.ndarray:
+    """Which of the classes that an image is asked for it shows somewhere: (asked,) bool."""
+    return np.asarray((one.target * one.weight).sum((1, 2)) > 0)
+
+
+def _auroc(value: np.ndarray, share: np.ndarray, weight: np.ndarray) -> float:
+    """Chance that a cell of a defect lies above one of ground; each counts by its share and weight. 0.5 without either."""
+    place = np.unique(value, return_inverse=True)[1]  # cells of equal value are in no order
+    defect, ground = (np.bincount(place, weight * part) for part in (share, 1 - share))
+    if not defect.sum() or not ground.sum():
+        return 0.5
+    return float((defect * (ground.cumsum() - ground / 2)).sum() / (defect.sum() * ground.sum()))
 
 
 def _standardise(net: Appearance, lessons: Sequence[Lesson]) -> None:
@@ -216,18 +268,29 @@ def look(net: Appearance | None, feature: np.ndarray, image: np.ndarray, classes
 
     net: None says nothing; feature: (channel, h, w), as stage `mask` writes it; classes: (slot,) uint8 from 1, of
     which one that came after the training gets 0.5; image: (y, x, 3) uint8, true extent.
-    Returns (slot, y, x) float32: logits within ±BOUND, brought to [0, 1].
+    Returns (slot, y, x) float32: logits within ±BOUND, times the trust in that class, brought to [0, 1].
+    Raises ValueError for the features of another SAM than the one whose features it learned from.
     """
     size = (image.shape[0], image.shape[1])
     found = np.full((len(classes), *size), 0.5, np.float32)
     if net is None or not len(classes):
         return found
+    if len(feature) != net.channels:
+        raise ValueError(
+            f"the fusion network learned from features of {net.channels} channels, and this SAM gives {len(feature)}: it is "
+            "another SAM; leave train_fusion.checkpoint out, and a network is trained for this one"
+        )
     x = torch.from_numpy(seen_in(feature, image)).to(net.mean.device).float()[None]
-    logits = torch.stack([_back(net(_turned(x, turn)), turn) for turn in TURNS]).mean(0)[0]
-    cells = (BOUND * torch.tanh(logits / BOUND) / (2 * BOUND) + 0.5).cpu().numpy()  # (class, h, w)
+    bounded = torch.tanh(_judged(net, x) / BOUND) * net.trust[:, None, None]
+    cells = (bounded / 2 + 0.5).cpu().numpy()  # (class, h, w)
     side = max(size)
     for slot, k in enumerate(classes.tolist()):
         if k <= len(cells):
             square = cv2.resize(cells[k - 1], (side, side), interpolation=cv2.INTER_LINEAR)
             found[slot] = square[: size[0], : size[1]]
     return found
+
+
+def _judged(net: Appearance, x: Tensor) -> Tensor:
+    """Logits of one image, (1, channel + OWN, h, w), averaged over TURNS: (class, h, w)."""
+    return torch.stack([_back(net(_turned(x, turn)), turn) for turn in TURNS]).mean(0)[0]

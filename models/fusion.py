@@ -93,7 +93,7 @@ class FusionNet(nn.Module):
         self.head = nn.Conv2d(full, 1, 1)
         self.register_buffer("bound", torch.tensor(BOUND))
         self.bound: Tensor
-        for parameter in self.head.parameters():  # training starts from what CAM and SAM say, and betters it
+        for parameter in self.head.parameters():  # training starts from what the others say, and betters it
             nn.init.zeros_(parameter)
 
     def forward(self, x: Tensor) -> Tensor:
@@ -287,5 +287,8 @@ def load_fusion(path: Path, device: str = "cpu") -> Fusion:
     about = json.loads(metadata[KIND])
     features = about.get("features")
     model = Fusion(FusionShape(tuple(about["widths"])), tuple(features) if features else None)
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()})
+    known = {name: tensor.float() for name, tensor in tensors.items()}
+    if features:  # networks of before there was a trust are trusted
+        known = {f"appearances.{fold}.trust": torch.ones(features[1]) for fold in range(FOLDS)} | known
+    model.load_state_dict(known)
     return model.to(memory_format=torch.channels_last).to(torch.device(device)).eval()

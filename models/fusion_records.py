@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import torch
 
-from models.appearance import Appearance, Lesson, lesson, look, teach
+from models.appearance import Appearance, Lesson, lesson, look, teach, trust_in
 from models.fusion import FOLDS, Fusion, fold_of
 from models.fusion_patches import Patch, Record, cut, target_of
 
@@ -23,7 +23,7 @@ class FusionRecipe:
     batch: int = 8
     crop: int = 128
     crops: int = 4
-    memory_mb: int = 1000
+    patches_mb: int = 1000
     lr: float = 2e-3
     weight_decay: float = 0.01
     ema: float = 0.98
@@ -69,23 +69,42 @@ def lessons_of(records: Sequence[Record], recipe: FusionRecipe) -> tuple[list[Le
         found.append(lesson(record["feature"], record["image"], target, record["slot_class"]))
         folds.append(fold_of(record["sha256"]))
         size = sum(part.nbytes for part in found[0])
-        stride = max(1, math.ceil(len(records) * size / (recipe.memory_mb * 1e6)))
+        stride = max(1, math.ceil(len(records) * size / (recipe.patches_mb * 1e6)))
         n += stride
     return found, folds
 
 
-def appearances(
-    lessons: Sequence[Lesson], folds: Sequence[int], recipe: FusionRecipe, device: torch.device
-) -> list[Appearance]:
-    """One network a fold that judges the look of its images, taught by all others; none where a fold has no others."""
-    if len(set(folds)) < FOLDS:  # a network would judge the very images that taught it
+def parted(lessons: Sequence[Lesson], folds: Sequence[int]) -> list[tuple[list[Lesson], list[Lesson]]]:
+    """For each fold, the lessons of all others and its own; none where a fold has no others.
+
+    A network would judge the very images that taught it.
+    """
+    if len(set(folds)) < FOLDS:
         return []
-    classes = max((int(one.asked.max()) + 1 for one in lessons if len(one.asked)), default=1)
+    by_fold: list[list[Lesson]] = [[], []]
+    for one, fold in zip(lessons, folds, strict=True):
+        by_fold[fold].append(one)
+    return [(by_fold[1 - fold], by_fold[fold]) for fold in range(FOLDS)]
+
+
+def appearances(
+    parts: Sequence[tuple[Sequence[Lesson], Sequence[Lesson]]],
+    recipe: FusionRecipe,
+    device: torch.device,
+    report: Callable[[], None] | None = None,
+) -> list[Appearance]:
+    """One network a fold that judges the look of its images, taught by all others, and trusted as far as it is right.
+
+    parts: as of `parted`; report: called after each step.
+    """
+    asked = [one.asked for part in parts for one in part[0]]
+    classes = max((int(each.max()) + 1 for each in asked if len(each)), default=1)
     found = []
-    for fold in range(FOLDS):
-        others = [one for one, own in zip(lessons, folds, strict=True) if own != fold]
+    for fold, (others, own) in enumerate(parts):
         seed = FOLDS * recipe.seed + fold
-        found.append(teach(others, classes, seed=seed, device=device))
+        net = teach(others, classes, seed=seed, device=device, report=report)
+        net.trust.copy_(torch.from_numpy(trust_in(net, others, own)))
+        found.append(net)
     return found
 
 
@@ -104,8 +123,8 @@ def collect(
     if not len(records):
         raise ValueError("the fusion network has no images to learn from; run the stages before it first")
     each = recipe.crop**2 * 14  # bytes of a patch with two slots
-    count = min(recipe.crops, int(recipe.memory_mb * 1e6 / each / len(records)))
-    stride = max(1, math.ceil(len(records) * each / (recipe.memory_mb * 1e6)))
+    count = min(recipe.crops, int(recipe.patches_mb * 1e6 / each / len(records)))
+    stride = max(1, math.ceil(len(records) * each / (recipe.patches_mb * 1e6)))
     patches: list[Patch] = []
     for n in range(0, len(records), stride):
         record = records[n]

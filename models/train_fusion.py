@@ -16,14 +16,16 @@ import torch
 from torch import Tensor
 
 from models.appearance import Appearance
+from models.appearance import steps_of as look_steps
 from models.checkpoints import save_checkpoint
 from models.fusion import FOLDS, FusionNet, Precision, autocast, metadata_of
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch, Patch, Record, batch, digest_of_patches
-from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, with_looks
+from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, parted, with_looks
 from models.fusion_trust import warranted
 from models.patience import Patience
 
+Report = Callable[[int, int, float], None]
 LOOSE = 12.0
 """Logits that image and surroundings may add while a network learns. Under a bound of 3 the first steps, which push
 everything towards the commoner ground, drove the network of a small test into the flat end of the tanh, where nothing is
@@ -205,41 +207,60 @@ def train_fusion(
     device: str = "cpu",
     precision: Precision = "float32",
     threads: int | None = None,
-    report: Callable[[int, int, float], None] | None = None,
+    report: Report | None = None,
     save_every: int = 100,
 ) -> str:
     """Train the networks of both folds and write them as one checkpoint: first those of the look, then the fusion's.
 
     records: one mapping an image (see `cut`), with `feature`; read twice and in order, so it may read from disk.
     out: the safetensors file; state: folder for what a killed training resumes from (every `save_every`
-    steps) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them as they are;
-    report: called with steps done, their total and the loss.
-    The same records, recipe, device and threads give the same bytes, interrupted or not.
+    steps of the fusion's networks) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them
+    as they are; report: called with steps done, their total and the loss, not a number in the look's.
+    The same records, recipe, device and threads give the same bytes, interrupted or not, on a CPU.
     Returns the checkpoint's sha256. Raises ValueError where there is nothing to learn from.
     """
     if threads is not None:
         torch.set_num_threads(threads)
     where = torch.device(device)
-    looking = appearances(
-        *lessons_of(records, recipe), recipe, where
-    )  # none where there is nothing to cross-fit
+    told = Told(report)
+    parts = parted(*lessons_of(records, recipe))  # none where there is nothing to cross-fit
+    told.total = sum(look_steps(len(others)) for others, _ in parts) + FOLDS * recipe.min_steps
+    looking = appearances(parts, recipe, where, told.step)
     patches = collect(records, recipe, looking)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
     for number, kept in keeper.load().items():
         folds[number].restore(kept)
-    total = sum(fold.steps for fold in folds)
+    before = told.done
+    told.total = before + sum(fold.steps for fold in folds)
     for fold in folds:
         while not fold.over:
             losses = fold.advance(precision)
-            if report is not None:
-                report(sum(f.done for f in folds), total, losses.loss)
+            told.reach(before + sum(f.done for f in folds), losses.loss)
             if fold.step % 10 == 0 or fold.over:
                 keeper.note(fold.fold, fold.step, losses)
             if fold.step % save_every == 0 or fold.over:
                 keeper.save(folds)
     return _write(out, folds, looking, patches, recipe, precision)
+
+
+class Told:
+    """Steps of both parts of a training, told as one count."""
+
+    def __init__(self, report: Report | None) -> None:
+        """report: called with steps done, their total and the loss; None: nobody is told."""
+        self.report, self.done, self.total = report, 0, 0
+
+    def step(self) -> None:
+        """One more is done, of which no loss is told."""
+        self.reach(self.done + 1, math.nan)
+
+    def reach(self, done: int, loss: float) -> None:
+        """So many are done."""
+        self.done = done
+        if self.report is not None:
+            self.report(done, self.total, loss)
 
 
 def _write(
@@ -259,5 +280,5 @@ def _write(
         net.bound.fill_(warranted(net, unseen, precision))
         model.nets[fold.fold].load_state_dict(net.state_dict())
     steps = [fold.patience.told() for fold in folds]
-    about = metadata_of(model, cross_fitted=crossed, recipe=asdict(recipe), steps=steps)
+    about = metadata_of(model, cross_fitted=crossed, look=bool(looking), recipe=asdict(recipe), steps=steps)
     return save_checkpoint(out, model.state_dict(), about)

@@ -19,7 +19,7 @@ def mean_features(embedding: Tensor, views: Sequence[View], size: Extent) -> np.
     A convolution's answer to a turned image is not its turned answer: what is left of the mean is what all views see, and
     it decides better what is a defect than the upright view's alone.
     embedding: (view, d, h, w) float32, of square inputs that the longer side of a view's image spans; views: (view,);
-    size: the image's extent. Returns (d, h, w) float16, the image's longer side spanning all cells; 0 beyond it.
+    size: the image's extent. Returns (d, h, w) float16, the image's longer side spanning all cells; 0 in cells beyond it.
     """
     import torch
     from torch.nn import functional
@@ -27,8 +27,10 @@ def mean_features(embedding: Tensor, views: Sequence[View], size: Extent) -> np.
     cells = (embedding.shape[2], embedding.shape[3])
     pixel = max(size) / cells[0]  # pixels a cell
     row, column = np.indices(cells, np.float64)
-    centre = np.stack([(column + 0.5) * pixel - 0.5, (row + 0.5) * pixel - 0.5], -1)  # (h, w, 2) x, y
-    inside = (centre[..., 0] < size[1] - 0.5) & (centre[..., 1] < size[0] - 0.5)
+    # cells that the image's border cuts are looked up at its last pixels, which are judged by them too
+    x, y = (np.minimum((n + 0.5) * pixel - 0.5, most - 1) for n, most in ((column, size[1]), (row, size[0])))
+    centre = np.stack([x, y], -1)  # (h, w, 2) x, y
+    inside = (column * pixel < size[1]) & (row * pixel < size[0])
     total = embedding.new_zeros((embedding.shape[1], *cells))
     count = embedding.new_zeros(cells)
     for one, view in zip(embedding, views, strict=True):

@@ -262,7 +262,7 @@ def soft_jaccard(mask: np.ndarray, heat: np.ndarray) -> np.ndarray:
 
 STAGE = Stage(
     name="mask",
-    version=3,
+    version=4,
     function=mask,
     reads=("embedding", "view", "point", "box", "cam", "slot_class", "size"),
     writes=(

@@ -5,7 +5,20 @@ import pytest
 import torch
 
 from models.agreement import UNKNOWN, Target
-from models.appearance import OWN, TURNS, Appearance, _back, _turned, lesson, look, seen_in, steps_of, teach
+from models.appearance import (
+    OWN,
+    TURNS,
+    Appearance,
+    _auroc,
+    _back,
+    _turned,
+    lesson,
+    look,
+    seen_in,
+    steps_of,
+    teach,
+    trust_in,
+)
 
 CPU = torch.device("cpu")
 CELLS = 8
@@ -39,8 +52,13 @@ def lessons(seeds, **how):
     return [lesson(*scene(seed, seed % 3, **how)[:4]) for seed in seeds]
 
 
+def trusted(net):
+    net.trust.fill_(1)
+    return net
+
+
 def test_what_it_learned_of_some_images_it_sees_in_others():
-    net = teach(lessons(range(40)), 2, seed=0, device=CPU)
+    net = trusted(teach(lessons(range(40)), 2, seed=0, device=CPU))
     for seed in range(100, 110):
         k = 1 + seed % 2
         feature, image, _, _, defect = scene(seed, k)
@@ -55,7 +73,7 @@ def test_an_image_without_a_class_teaches_what_none_looks_like():
     one = lesson(*scene(0, 0)[:4])
     assert one.target.shape == (0, CELLS, CELLS)
     assert (one.weight == 1).all()
-    ground = teach([one], 2, seed=0, device=CPU)
+    ground = trusted(teach([one], 2, seed=0, device=CPU))
     assert look(ground, *scene(1, 0)[:2], np.array([1, 2], np.uint8)).max() < 0.3
 
 
@@ -83,7 +101,7 @@ def test_targets_are_shares_of_what_is_known_in_a_cell():
 
 
 def test_it_says_nothing_of_what_it_does_not_know():
-    net = teach(lessons(range(6)), 2, seed=0, device=CPU)
+    net = trusted(teach(lessons(range(6)), 2, seed=0, device=CPU))
     feature, image = scene(7, 1)[:2]
     assert (look(net, feature, image, np.array([3], np.uint8)) == 0.5).all(), "a class that came later"
     assert (look(None, feature, image, np.array([1], np.uint8)) == 0.5).all()
@@ -99,7 +117,7 @@ def test_the_longer_side_spans_all_cells(size):
         for parameter in net.parameters():
             parameter.zero_()
         net.narrow.weight[0], net.head.weight[0, 0] = 1, 100
-    net.eval()
+    trusted(net.eval())
     feature = np.zeros((1, 8, 8), np.float16)
     feature[0, :, 4:] = 1
     seen = look(net, feature, np.zeros((*size, 3), np.uint8), np.array([1], np.uint8))[0]
@@ -110,6 +128,50 @@ def test_the_longer_side_spans_all_cells(size):
     assert not np.ptp(seen, axis=0).any(), "nothing changes from row to row"
 
 
+def test_it_is_trusted_as_far_as_it_is_right_about_others():
+    taught, unseen = lessons(range(40)), lessons(range(100, 130))
+    net = teach(taught, 2, seed=0, device=CPU)
+    assert net.trust.tolist() == [0, 0], "in nothing, as long as nobody has looked"
+    right = trust_in(net, taught, unseen)
+    assert (right > 0.8).all()
+    noise = [one._replace(feature=np.random.default_rng(n).normal(size=one.feature.shape).astype(np.float16))
+             for n, one in enumerate(taught[:8])]  # fmt: skip
+    lost = trust_in(teach(noise, 2, seed=0, device=CPU), noise, unseen)
+    assert (lost < 0.3).all(), "who learned nothing is hardly heard"
+    net.trust.copy_(torch.tensor([0.5, 0.0]))
+    feature, image = scene(7, 1)[:2]
+    half, none = look(net, feature, image, np.array([1, 2], np.uint8))
+    assert (none == 0.5).all()
+    whole = look(trusted(net), feature, image, np.array([1], np.uint8))[0]
+    np.testing.assert_allclose(half - 0.5, (whole - 0.5) / 2, atol=1e-6)
+
+
+def test_a_class_that_only_the_judged_images_show_is_not_spoken_of():
+    """Its teachers, good ones among them, know no such class, and would vote it away."""
+    taught = [lesson(*scene(seed, 1 if seed % 2 else 0)[:4]) for seed in range(20)]
+    unseen = lessons(range(100, 112))  # class 2 among them
+    net = teach(taught, 2, seed=0, device=CPU)
+    trust = trust_in(net, taught, unseen)
+    assert trust[0] > 0.8
+    assert trust[1] == 0
+    assert trust_in(net, taught, taught)[1] == 0, "and a class that nobody shows"
+    assert trust_in(net, taught, []).tolist() == [0, 0]
+
+
+def test_the_features_of_another_sam_are_refused():
+    net = Appearance(4, 1)
+    image, classes = np.zeros((8, 8, 3), np.uint8), np.array([1], np.uint8)
+    with pytest.raises(ValueError, match=r"4 channels, and this SAM gives 6.*train_fusion\.checkpoint"):
+        look(net, np.zeros((6, CELLS, CELLS), np.float16), image, classes)
+
+
+@pytest.mark.parametrize(("value", "expected"), [([0, 1, 2, 3], 1), ([3, 2, 1, 0], 0), ([1, 1, 1, 1], 0.5)])
+def test_auroc_of_cells(value, expected):
+    share = np.array([0, 0, 1, 1.0])
+    assert _auroc(np.array(value, float), share, np.array([1, 0.5, 0.1, 1])) == pytest.approx(expected)
+    assert _auroc(np.array(value, float), np.zeros(4), np.ones(4)) == 0.5
+
+
 def test_turns_go_back():
     x = torch.arange(2 * 16.0).reshape(1, 2, 4, 4)
     assert len({_turned(x, turn).numpy().tobytes() for turn in TURNS}) == 8
@@ -118,7 +180,7 @@ def test_turns_go_back():
 
 
 def test_it_is_indifferent_to_turns_and_repeats_itself():
-    first, again = (teach(lessons(range(6)), 2, seed=3, device=CPU) for _ in range(2))
+    first, again = (trusted(teach(lessons(range(6)), 2, seed=3, device=CPU)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     feature, image = scene(7, 1)[:2]
     seen = look(first, feature, image, np.array([1], np.uint8))[0]

@@ -8,15 +8,19 @@ import pytest
 import torch
 
 from models import fusion_records, patience
-from models.appearance import look
+from models.appearance import Appearance, look
 from models.checkpoints import load_checkpoint
 from models.fusion import BOUND, FOLDS, KIND, UNSAID, fold_of, load_fusion, probabilities
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch
-from models.fusion_records import FusionRecipe, appearances, collect, lessons_of
+from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, parted
 from models.train_fusion import Fold, others, schedule, steps_of, train_fusion
 
 QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
+
+
+LOOKS = FOLDS * 200
+"""Steps that come before those of the fusion's networks: both folds' of the look."""
 
 
 @pytest.fixture(autouse=True)
@@ -158,10 +162,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [1, 3, 6])
+@pytest.mark.parametrize("moment", [-1, 1, 3, 6])  # -1: while the look is learned
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
     def kill(done, total, loss):
-        if done == moment:
+        if done == LOOKS + moment:
             raise KilledError
 
     digests = []
@@ -188,10 +192,10 @@ def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monk
     monkeypatch.setattr(patience, "LEAST", 3)
     seen, out = [], tmp_path / "out.safetensors"
     train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
-    assert seen[-1] == (120, 120)  # bars finish
+    assert seen[-1] == (LOOKS + 120, LOOKS + 120)  # bars finish
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     taken = [int(told.split(" of 60: nothing improved after ")[0]) for told in steps_told(out)]
-    assert sum(taken) == len(seen)
+    assert sum(taken) == len(seen) - LOOKS
     assert all(30 <= steps < 60 for steps in taken)
     logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
     assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
@@ -209,7 +213,7 @@ def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, m
     monkeypatch.setattr(patience, "LEAST", 3)
 
     def kill(done, total, loss):
-        if done == moment:
+        if done == LOOKS + moment:
             raise KilledError
 
     whole = {"out": tmp_path / "a" / "out.safetensors", "state": tmp_path / "a"}
@@ -228,7 +232,7 @@ def test_a_state_of_other_data_is_not_taken_up(tmp_path):
     assert all(torch.equal(fresh[name], again[name]) for name in fresh)
 
 
-def test_records_are_read_once_and_in_order(tmp_path):
+def test_records_are_read_twice_and_in_order(tmp_path):
     class Watched:
         seen: list[int] = []  # noqa: RUF012
 
@@ -244,7 +248,7 @@ def test_records_are_read_once_and_in_order(tmp_path):
 
 
 def test_a_large_set_keeps_to_its_memory():
-    recipe = FusionRecipe(crop=32, crops=4, memory_mb=1, batch=4)
+    recipe = FusionRecipe(crop=32, crops=4, patches_mb=1, batch=4)
     patches = collect(RECORDS * 40, recipe)
     assert 0 < len(patches) <= 1e6 / (32**2 * 14)
 
@@ -292,19 +296,30 @@ def test_the_state_goes_round():
 
 
 def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
-    taught = []
-    monkeypatch.setattr(
-        fusion_records, "teach", lambda lessons, classes, **_: taught.append((lessons, classes))
-    )
+    taught, trusted = [], []
+
+    def teach(lessons, classes, **how):
+        taught.append((lessons, classes, how["seed"]))
+        return Appearance(8, classes)
+
+    def trust_in(net, taught_by, unseen):
+        trusted.append((taught_by, unseen))
+        return np.array([0.25], np.float32)
+
+    monkeypatch.setattr(fusion_records, "teach", teach)
+    monkeypatch.setattr(fusion_records, "trust_in", trust_in)
     lessons, folds = lessons_of(RECORDS, QUICK)
-    appearances(lessons, folds, QUICK, torch.device("cpu"))
-    for fold, (others_, classes) in enumerate(taught):
+    found = appearances(parted(lessons, folds), QUICK, torch.device("cpu"))
+    for fold, (others_, classes, seed) in enumerate(taught):
         own = [one for one, of in zip(lessons, folds, strict=True) if of == fold]
         assert others_
         assert own
         assert not any(mine is other for mine in own for other in others_)
-        assert classes == 1
-    assert appearances(lessons, [0] * len(lessons), QUICK, torch.device("cpu")) == []
+        assert trusted[fold][0] is others_
+        assert all(a is b for a, b in zip(trusted[fold][1], own, strict=True))
+        assert (classes, seed) == (1, fold)
+    assert [net.trust.tolist() for net in found] == [[0.25]] * FOLDS
+    assert parted(lessons, [0] * len(lessons)) == []
     assert len(taught) == FOLDS, "where nobody else is there to teach, nobody judges"
 
 
@@ -316,7 +331,7 @@ def test_a_set_of_one_fold_is_fused_without_a_look(tmp_path):
 
 
 def test_lessons_keep_to_the_memory():
-    lessons, _ = lessons_of(RECORDS * 40, replace(QUICK, memory_mb=0.01))
+    lessons, _ = lessons_of(RECORDS * 40, replace(QUICK, patches_mb=0.01))
     size = sum(part.nbytes for part in lessons[0])
     assert 1 < len(lessons) <= 1 + 0.01e6 / size
 

@@ -23,8 +23,8 @@ def expected(size):
     row, column = np.indices((CELLS, CELLS), np.float64)
     pixel = max(size) / CELLS
     place = np.stack([(column + 0.5) * pixel - 0.5, (row + 0.5) * pixel - 0.5])
-    inside = (place[0] < size[1] - 0.5) & (place[1] < size[0] - 0.5)
-    return place, inside
+    inside = (column * pixel < size[1]) & (row * pixel < size[0])  # a part of the cell is
+    return np.minimum(place, np.reshape(size[::-1], (2, 1, 1)) - 1), inside
 
 
 @pytest.mark.parametrize("size", [(64, 64), (64, 40), (37, 90)])
