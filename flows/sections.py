@@ -207,7 +207,7 @@ class TrainFusionConfig(Section):
     min_steps: int = Field(default=60, ge=1)
     """Fewest steps of each fold's network."""
     max_steps: int = Field(default=200, ge=1)
-    """Most steps of each fold's network: a few minutes on two cores."""
+    """Most steps of each fold's network: some two minutes of two cores for both."""
     batch: int = Field(default=8, ge=2)
     """Views a step, two of each patch; even. It changes what is learned."""
     crop: int = Field(default=128, ge=16)
@@ -215,7 +215,8 @@ class TrainFusionConfig(Section):
     crops: int = Field(default=4, ge=1)
     """Patches an image, every other one placed on something: what covers a 200² image once or twice."""
     patches_mb: int = Field(default=1000, ge=10)
-    """Most memory for patches, in MB; of larger sets, fewer patches an image, then every n-th image."""
+    """Most disk that patches, and what the look is learned from, may each take while it trains, in MB; of larger sets, fewer
+    patches an image, then every n-th image."""
     lr: float = Field(default=2e-3, gt=0)
     """AdamW's learning rate at its height, after a warm-up; cosine decay."""
     weight_decay: float = Field(default=0.01, ge=0)

@@ -1,16 +1,18 @@
-"""From images on disk to what the fusion networks learn from, within a fixed memory."""
+"""From images in a store to what the fusion networks learn from, on a disk, within a fixed size."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 
 from models.appearance import Appearance, Lesson, lesson, look, teach, trust_in
 from models.fusion import FOLDS, Fusion, fold_of
 from models.fusion_patches import Patch, Record, cut, target_of
+from models.spool import Part, Spool
 
 
 @dataclass(frozen=True)
@@ -52,14 +54,16 @@ class FusionRecipe:
             )
 
 
-def lessons_of(records: Sequence[Record], recipe: FusionRecipe) -> tuple[list[Lesson], list[int]]:
-    """What images teach of the look of defects, as many as the memory allows, evenly spread, and the fold of each.
+def lessons_of(
+    records: Sequence[Record], recipe: FusionRecipe, folder: Path | None = None
+) -> tuple[Spool[Lesson], list[int]]:
+    """What images teach of the look of defects, as many as `patches_mb` allows, evenly spread, and the fold of each.
 
-    Raises ValueError where there is no image at all.
+    folder: see `Spool`. Raises ValueError where there is no image at all.
     """
     if not len(records):
         raise ValueError("the fusion network has no images to learn from; run the stages before it first")
-    found: list[Lesson] = []
+    found = Spool(Lesson, folder)
     folds: list[int] = []
     stride = 1
     n = 0
@@ -68,22 +72,23 @@ def lessons_of(records: Sequence[Record], recipe: FusionRecipe) -> tuple[list[Le
         target = target_of(record, **_rules(recipe))
         found.append(lesson(record["feature"], record["image"], target, record["slot_class"]))
         folds.append(fold_of(record["sha256"]))
-        size = sum(part.nbytes for part in found[0])
-        stride = max(1, math.ceil(len(records) * size / (recipe.patches_mb * 1e6)))
+        if n == 0:
+            size = sum(part.nbytes for part in found[0])
+            stride = max(1, math.ceil(len(records) * size / (recipe.patches_mb * 1e6)))
         n += stride
     return found, folds
 
 
-def parted(lessons: Sequence[Lesson], folds: Sequence[int]) -> list[tuple[list[Lesson], list[Lesson]]]:
+def parted(
+    lessons: Sequence[Lesson], folds: Sequence[int]
+) -> list[tuple[Sequence[Lesson], Sequence[Lesson]]]:
     """For each fold, the lessons of all others and its own; none where a fold has no others.
 
     A network would judge the very images that taught it.
     """
     if len(set(folds)) < FOLDS:
         return []
-    by_fold: list[list[Lesson]] = [[], []]
-    for one, fold in zip(lessons, folds, strict=True):
-        by_fold[fold].append(one)
+    by_fold = [Part(lessons, [n for n, of in enumerate(folds) if of == fold]) for fold in range(FOLDS)]
     return [(by_fold[1 - fold], by_fold[fold]) for fold in range(FOLDS)]
 
 
@@ -113,11 +118,14 @@ def _rules(recipe: FusionRecipe) -> dict[str, float]:
 
 
 def collect(
-    records: Sequence[Record], recipe: FusionRecipe, looking: Sequence[Appearance] = ()
-) -> list[Patch]:
-    """Read every image once, in order, and keep patches of it, as many as the memory allows.
+    records: Sequence[Record],
+    recipe: FusionRecipe,
+    looking: Sequence[Appearance] = (),
+    folder: Path | None = None,
+) -> Spool[Patch]:
+    """Read every image once, in order, and keep patches of it, as many as `patches_mb` allows.
 
-    looking: a network a fold, for the look of its images; none: the look says nothing.
+    looking: a network a fold, for the look of its images; none: the look says nothing; folder: see `Spool`.
     Raises ValueError where there is no image at all, or where patches of all images would not fit.
     """
     if not len(records):
@@ -125,14 +133,14 @@ def collect(
     each = recipe.crop**2 * 14  # bytes of a patch with two slots
     count = min(recipe.crops, int(recipe.patches_mb * 1e6 / each / len(records)))
     stride = max(1, math.ceil(len(records) * each / (recipe.patches_mb * 1e6)))
-    patches: list[Patch] = []
+    patches = Spool(Patch, folder)
     for n in range(0, len(records), stride):
         record = records[n]
         seen = None
         if looking:
             net, used = looking[fold_of(record["sha256"])], record["slot_class"] > 0
             seen = look(net, record["feature"], record["image"], record["slot_class"][used])
-        patches += cut(record, recipe.crop, max(1, count), recipe.seed, seen, **_rules(recipe))
+        patches.extend(cut(record, recipe.crop, max(1, count), recipe.seed, seen, **_rules(recipe)))
     return patches
 
 

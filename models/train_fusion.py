@@ -24,6 +24,7 @@ from models.fusion_patches import Batch, Patch, Record, batch, digest_of_patches
 from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, parted, with_looks
 from models.fusion_trust import warranted
 from models.patience import Patience
+from models.spool import Part
 
 Report = Callable[[int, int, float], None]
 LOOSE = 12.0
@@ -143,8 +144,7 @@ class Keeper:
     """Keeps the state of a training in a folder, atomically, and its log of losses beside it."""
 
     def __init__(self, folder: Path, recipe: str) -> None:
-        """folder: made where missing; recipe: digest of config and data; another one's state is left alone."""
-        folder.mkdir(parents=True, exist_ok=True)
+        """recipe: digest of config and data; another one's state is left alone."""
         self.path, self.log, self.recipe = folder / "fusion.pt", folder / "fusion.jsonl", recipe
 
     def load(self) -> dict[int, dict[str, Any]]:
@@ -189,13 +189,13 @@ def _is_done(line: str, steps: dict[int, int]) -> bool:
     return bool(entry["step"] <= steps.get(entry["fold"], -1))
 
 
-def others(patches: Sequence[Patch], fold: int) -> list[Patch]:
+def others(patches: Sequence[Patch], fold: int) -> Sequence[Patch]:
     """Patches that the network of a fold may learn from: all but that fold's own images.
 
     Where the other folds hold no image (a set of one, or an unlucky few) it learns from all there are;
     there is nothing to cross-fit, and the checkpoint's `cross_fitted` says so.
     """
-    return [patch for patch in patches if patch.fold != fold] or list(patches)
+    return Part.where(patches, lambda patch: patch.fold != fold) or patches
 
 
 def train_fusion(
@@ -222,11 +222,12 @@ def train_fusion(
     if threads is not None:
         torch.set_num_threads(threads)
     where = torch.device(device)
+    state.mkdir(parents=True, exist_ok=True)
     told = Told(report)
-    parts = parted(*lessons_of(records, recipe))  # none where there is nothing to cross-fit
+    parts = parted(*lessons_of(records, recipe, state))  # none where there is nothing to cross-fit
     told.total = sum(look_steps(len(others)) for others, _ in parts) + FOLDS * recipe.min_steps
     looking = appearances(parts, recipe, where, told.step)
-    patches = collect(records, recipe, looking)
+    patches = collect(records, recipe, looking, state)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
@@ -276,7 +277,8 @@ def _write(
         net = fold.net.eval()
         net.load_state_dict(fold.ema)
         # what cannot be measured on other images is not to be relied on
-        unseen = [patch for patch in patches if patch.fold == fold.fold] if crossed else []
+        own = fold.fold
+        unseen = Part.where(patches, lambda patch: patch.fold == own) if crossed else []  # noqa: B023 (used at once)
         net.bound.fill_(warranted(net, unseen, precision))
         model.nets[fold.fold].load_state_dict(net.state_dict())
     steps = [fold.patience.told() for fold in folds]

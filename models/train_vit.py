@@ -18,6 +18,7 @@ from torch import Tensor
 from models.cams import activate, fitted, object_map, resized, smoothed_maximum
 from models.ctc import TokenContrast, choose_crops, cut, regions
 from models.patience import Patience
+from models.spool import Spool
 from models.vit import ClassTokenViT, Evidence, build_vit, distillation_loss, multi_label_loss, save_vit
 from models.vit_batches import Batch, Example, draw
 
@@ -244,24 +245,11 @@ def calibrate(
     return tau
 
 
-def _check(images: Sequence[np.ndarray], labels: np.ndarray) -> None:
-    if len(images) == 0 or labels.ndim != 2 or len(labels) != len(images):
-        raise ValueError(
-            f"train_vit: {len(images)} images and labels of shape {labels.shape}; "
-            "expected at least one image, and labels of shape (image, class)"
-        )
-    for index, image in enumerate(images):
-        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-            raise ValueError(
-                f"train_vit: image {index} is {image.dtype} of shape {image.shape}; expected uint8 (y, x, 3)"
-            )
-
-
 def _examples(
-    model: ClassTokenViT, images: Sequence[np.ndarray], labels: np.ndarray, precision: str
-) -> list[Example]:
-    """Objectness is frozen, so it is made once, and kept at the size that training sees."""
-    examples = []
+    model: ClassTokenViT, images: Sequence[np.ndarray], labels: np.ndarray, precision: str, folder: Path
+) -> Spool[Example]:
+    """Objectness is frozen, so it is made once, and kept at the size that training sees. folder: see `Spool`."""
+    examples = Spool(Example, folder)
     for image, label in zip(images, labels, strict=True):
         objects = object_map(model, image, precision)
         small = fitted((image.shape[0], image.shape[1]), model.side)
@@ -274,9 +262,18 @@ def _examples(
 
 
 def data_digest(images: Sequence[np.ndarray], labels: np.ndarray) -> str:
-    """Sha256 over all pixels, shapes and labels."""
+    """Sha256 over all pixels, shapes and labels. Raises ValueError for images or labels of a wrong shape."""
+    if len(images) == 0 or labels.ndim != 2 or len(labels) != len(images):
+        raise ValueError(
+            f"train_vit: {len(images)} images and labels of shape {labels.shape}; "
+            "expected at least one image, and labels of shape (image, class)"
+        )
     digest = hashlib.sha256(labels.astype(np.uint8).tobytes())
-    for image in images:
+    for index, image in enumerate(images):
+        if image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+            raise ValueError(
+                f"train_vit: image {index} is {image.dtype} of shape {image.shape}; expected uint8 (y, x, 3)"
+            )
         digest.update(str(image.shape).encode() + np.ascontiguousarray(image).tobytes())
     return digest.hexdigest()
 
@@ -295,7 +292,8 @@ def train_vit(
 ) -> str:
     """Trains a network and writes it.
 
-    images: each (y, x, 3) uint8, any size; labels: (image, class) bool, all False for a good surface.
+    images: each (y, x, 3) uint8, any size; read twice and in order, some once more, so that they may come from disk;
+    labels: (image, class) bool, all False for a good surface.
     out: the safetensors file to write; state: a folder that holds the state of trainings under way, one a
     recipe and data: a training that was killed goes on from there and ends with the same bits (same device,
     threads and precision). precision: float32 or bfloat16 (autocast). threads: of torch; None: as they are.
@@ -303,16 +301,18 @@ def train_vit(
     `models.patience`) has done all of them.
     Returns the digest of `out`. Raises ValueError for images or labels of a wrong shape.
     """
-    _check(images, labels)
+    data = data_digest(images, labels)
     if threads is not None:
         torch.set_num_threads(threads)
     size = min(recipe.step_images, len(images))
     steps = max(1, recipe.epochs * len(images) // size)
     training = Training(recipe, labels.shape[1], steps, device, precision)
-    data = data_digest(images, labels)
     folder = state / hashlib.sha256(f"{recipe.digest()}{data}{precision}".encode()).hexdigest()[:16]
     training.resume(folder)
-    examples = [] if training.over else _examples(training.model, images, labels, precision)
+    state.mkdir(parents=True, exist_ok=True)
+    examples: Sequence[Example] = (
+        [] if training.over else _examples(training.model, images, labels, precision, state)
+    )
     while not training.over:
         batch = training.draw(examples)
         loss = training.advance(batch)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -13,8 +14,7 @@ from models.cams import Letterbox, letterbox
 from models.photometry import photometric
 
 
-@dataclass(frozen=True)
-class Example:
+class Example(NamedTuple):
     """One training image: image (y, x, 3) uint8; objects (y, x) float32 in [0, 1], or None; label (class,)."""
 
     image: np.ndarray

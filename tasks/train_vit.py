@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 
 
 def train(
-    records: Iterable[Mapping[str, np.ndarray]],
+    records: Sequence[Mapping[str, np.ndarray]],
     *,
     out: Path,
     state: Path,
@@ -22,21 +22,45 @@ def train(
 ) -> str:
     """Trains on whole images.
 
-    records: one an image: `image` (y, x, 3) uint8 without padding, `label` (class,) bool, perhaps narrower
+    records: one an image, read more than once, so that they may come from disk: `image` (y, x, 3) uint8 without padding, `label` (class,) bool, perhaps narrower
     where its block is older than the newest class. recipe: the fields of `models.train_vit.Recipe`.
     out, state, device, precision, threads, report: of `models.train_vit.train_vit`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to train on.
     """
     from models.train_vit import Recipe, train_vit
 
-    pairs = [(record["image"], record["label"]) for record in records]
-    classes = max((len(label) for _, label in pairs), default=0)
+    given = [record["label"] for record in records]
+    classes = max(map(len, given), default=0)
     if classes == 0:
         raise ValueError("train_vit: no image carries a class; label at least one image with a defect")
-    labels = np.zeros((len(pairs), classes), bool)
-    for row, (_, label) in zip(labels, pairs, strict=True):
+    labels = np.zeros((len(given), classes), bool)
+    for row, label in zip(labels, given, strict=True):
         row[: len(label)] = label
     return train_vit(
-        [image for image, _ in pairs], labels, Recipe(**recipe), out=out, state=state,
+        Images(records), labels, Recipe(**recipe), out=out, state=state,
         device=device, precision=precision, threads=threads, report=report,
     )  # fmt: skip
+
+
+class Images(Sequence[np.ndarray]):
+    """The images of records, each read when asked for."""
+
+    def __init__(self, records: Sequence[Mapping[str, np.ndarray]]) -> None:
+        """records: with `image`."""
+        self._records = records
+
+    def __len__(self) -> int:
+        """Number of images."""
+        return len(self._records)
+
+    @overload
+    def __getitem__(self, index: int) -> np.ndarray: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
+
+    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
+        """One image, or some."""
+        if isinstance(index, slice):
+            return [self[n] for n in range(len(self))[index]]
+        return self._records[index]["image"]

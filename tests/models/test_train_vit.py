@@ -146,9 +146,9 @@ def test_tau_is_the_median_of_the_smoothed_maximum(data):
     assert float(calibrate(model, images, labels * False, recipe, "float32").max()) == 0
 
 
-def test_g_follows_f_and_the_start_stays_as_it_is(data):
+def test_g_follows_f_and_the_start_stays_as_it_is(data, tmp_path):
     training = Training(replace(RECIPE, contrast_from=0.0), 2, 10, "cpu", "float32")
-    examples = module._examples(training.model, *data, "float32")
+    examples = module._examples(training.model, *data, "float32", tmp_path)
     start = {name: value.clone() for name, value in training.model.start.state_dict().items()}
     before = training.contrast.whole.weight.clone()
     training.advance(training.draw(examples))

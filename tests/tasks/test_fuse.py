@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 import torch
 
-from models.fusion import Fusion, FusionShape
+from models.fusion import FOLDS, Fusion, FusionShape
 from tasks.fuse import STAGE, TEMPERATURE, confidence_of, doubted, fuse, label_map
 
 LIMITS = {"doubtful": 0.5}
@@ -15,6 +15,8 @@ def model():
     fusion = Fusion(FusionShape((4, 4, 4, 4)), features=(5, 3))
     for parameter in fusion.parameters():
         torch.nn.init.normal_(parameter, std=0.2)
+    for net in fusion.appearances:
+        net.trust.fill_(1)
     return fusion.eval()
 
 
@@ -92,6 +94,29 @@ def test_the_image_matters(model):
     other = given | {"image": given["image"][..., ::-1, :].copy()}
     first, second = (fuse(**arrays, model=model, **SETTINGS)["p"] for arrays in (given, other))
     assert (first[:2] != second[:2]).any()
+
+
+def test_the_features_matter(model):
+    given = block()
+    other = given | {"feature": given["feature"][..., ::-1].copy()}
+    first, second = (fuse(**arrays, model=model, **SETTINGS)["p"] for arrays in (given, other))
+    assert (first[:2] != second[:2]).any()
+
+
+@pytest.mark.parametrize("fold", range(FOLDS))
+def test_the_look_is_asked_of_the_network_that_the_image_did_not_teach(fold):
+    """Each fold's own network, `appearances[fold]`, was taught by the other fold; here the two say opposite things."""
+    opposed = Fusion(FusionShape((4, 4, 4, 4)), features=(5, 3))
+    for number, net in enumerate(opposed.appearances):
+        torch.nn.init.zeros_(net.head.weight)
+        torch.nn.init.constant_(net.head.bias, 50.0 if number == fold else -50.0)
+        net.trust.fill_(1)
+    given = block()
+    given["cam"][:] = given["mean"][:] = 0.5  # nobody else speaks
+    given["sha256"][:, -1] = [0, 1, 0]
+    p = fuse(**given, model=opposed.eval(), **SETTINGS)["p"]
+    assert set(np.unique(p[0, :20, :30])) == ({2} if fold == 0 else {0})
+    assert (p[1, :24, :17] > 0).all() == (fold == 1)
 
 
 def test_confidence_is_a_probability_of_at_least_an_even_choice(model):
