@@ -25,7 +25,7 @@ def warranted(net: FusionNet, unseen: Sequence[Patch], precision: Precision) -> 
     """Most logits that image and surroundings may add or take in a trained network.
 
     With CAM or SAM silenced, what P1 and P2 together say of images that the network was not trained on is
-    predicted from the other one and the image. The bound is the one under which that is likeliest; the lower one,
+    predicted from the other one, the look and the image. The bound is the one under which that is likeliest; the lower one,
     where the two differ. So a network that learned nothing from a small set is not heard, and no mask was read to
     find that out. (One number is read off the images that the network will fuse; no weight is.)
     unseen: patches of the fold that the network will fuse. Returns one of BOUNDS; 0 where nothing is known.

@@ -19,7 +19,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.checkpoints import save_checkpoint
+from models.checkpoints import load_checkpoint, save_checkpoint
 from models.hardware import has_bfloat16_unit
 from models.photometry import photometric
 from models.start import KINDS, PATCH, SIDE, Start, load_start, standardise
@@ -84,34 +84,44 @@ def start_loss(logits: Tensor, kind_logits: Tensor, kinds: Tensor) -> Tensor:
 
 @dataclass
 class Run:
-    """All that a start's training holds: network, its moving average, optimiser and the step to come."""
+    """All that a start's training holds: network, its moving average, optimiser and the step to come.
+
+    first: steps that its first weights had been trained before.
+    """
 
     network: Start
     average: Start
     optimiser: torch.optim.Optimizer
     step: int = 0
+    first: int = 0
 
     def state(self) -> dict[str, object]:
         """What a later process needs to go on; all randomness derives from the step."""
         return {
             "network": self.network.state_dict(), "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "step": self.step,
+            "optimiser": self.optimiser.state_dict(), "step": self.step, "first": self.first,
         }  # fmt: skip
 
 
 def begin(rate: float, decay: float, weights: Path | None = None) -> Run:
-    """A fresh run, its weights drawn from seed 0, or those of an earlier run's export."""
+    """A fresh run, its weights drawn from seed 0, or those of an earlier run's export, after whose images it goes on."""
     torch.manual_seed(0)
     network = Start() if weights is None else load_start(weights).train().requires_grad_(True)
     network = network.to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay)
-    return Run(network, copy.deepcopy(network).eval().requires_grad_(False), optimiser)
+    first = 0 if weights is None else int(load_checkpoint(weights)[1]["steps"])
+    return Run(network, copy.deepcopy(network).eval().requires_grad_(False), optimiser, first=first)
 
 
 def resume(run: Run, path: Path) -> None:
-    """Takes up the state at `path` where there is one."""
+    """Takes up the state at `path` where there is one. Raises ValueError where that run began with other weights."""
     if path.is_file():
         state = torch.load(path, weights_only=True)
+        if state.get("first", 0) != run.first:
+            raise ValueError(
+                f"{path} is the state of a run that began after {state.get('first', 0)} steps, not {run.first}; name "
+                "another --state, or remove it"
+            )
         run.network.load_state_dict(state["network"])
         run.average.load_state_dict(state["average"])
         run.optimiser.load_state_dict(state["optimiser"])
@@ -159,13 +169,10 @@ def measure(start: Start, images: int = 200) -> float:
     return float(np.mean(scores))
 
 
-def export(run: Run, path: Path, iou: float, before: int = 0) -> str:
-    """Writes the moving average as float16 weights, with what it was measured at; returns its digest.
-
-    before: steps that its first weights had been trained.
-    """
+def export(run: Run, path: Path, iou: float) -> str:
+    """Writes the moving average as float16 weights, with what it was measured at; returns its digest."""
     tensors = {n: t.half() if t.is_floating_point() else t for n, t in run.average.state_dict().items()}
-    about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(before + run.step),
+    about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(run.first + run.step),
              "objectness IoU, held-out seeds": f"{iou:.4f}"}  # fmt: skip
     return save_checkpoint(path, tensors, about)
 
@@ -186,13 +193,6 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="the safetensors file to write")
     parser.add_argument("--state", type=Path, required=True, help="a file to resume from, written as it goes")
     parser.add_argument("--weights", type=Path, help="an earlier run's export to begin with")
-    parser.add_argument(
-        "--first",
-        type=int,
-        default=0,
-        metavar="STEP",
-        help="step whose images are drawn first, as many as --weights has seen",
-    )
     parser.add_argument("--steps", type=int, default=2500, help="of this run")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
@@ -211,7 +211,7 @@ def main() -> None:
     resume(run, options.state)
     began, first, recent = time.monotonic(), run.step, 0.0
     while run.step < options.steps:
-        batch = draw_batch((options.first + run.step) * options.batch, options.batch)
+        batch = draw_batch((run.first + run.step) * options.batch, options.batch)
         loss = train_step(run, batch, _rate(run.step / options.steps, options.rate))
         recent = loss if recent == 0 else 0.97 * recent + 0.03 * loss
         pace = (time.monotonic() - began) / (run.step - first)
@@ -222,7 +222,7 @@ def main() -> None:
             _save_state(run, options.state)
             iou = measure(run.average)
             print(
-                f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou, options.first)}",
+                f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou)}",
                 flush=True,
             )
 

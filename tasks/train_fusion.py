@@ -31,7 +31,7 @@ def train(
     """Train on whole images.
 
     records: one an image, holding READS without the image axis; read twice and in order, so it may read from
-    disk. recipe: the fields of `models.train_fusion.FusionRecipe`. out, state, device, precision, threads,
+    disk. recipe: the fields of `models.fusion_records.FusionRecipe`. out, state, device, precision, threads,
     report: of `models.train_fusion.train_fusion`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to learn from.
     """

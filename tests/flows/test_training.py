@@ -2,11 +2,14 @@
 
 import shutil
 
+import pytest
 from labelled_store import Silent
 
-from flows import training
+from flows import promotion, training
 from flows.networks import promoted
 from flows.steps import Run
+from models.checkpoints import load_checkpoint, save_checkpoint
+from models.sam_shapes import TINY_WEIGHTS
 from storage.lock import writer_lock
 from viewer import training_pictures
 
@@ -51,3 +54,25 @@ def test_a_picture_that_cannot_be_drawn_is_told_and_costs_nothing(labelled, monk
     assert outcome.endswith("; no pictures of it could be drawn: KeyError: 'no such font'")
     assert names(folder) == ["curves.png", "losses.csv"]
     assert promoted(labelled.store, "vit") is not None
+
+
+@pytest.mark.parametrize("policy", ["on_change", "never"])
+def test_another_sam_wants_another_fusion_network(labelled, tmp_path, policy):
+    """What the fusion network knows of SAM's features is of no use with those of another SAM."""
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, {name: 2 * value for name, value in load_checkpoint(TINY_WEIGHTS)[0].items()}, {})
+    sam = labelled.config.sam.model_copy(update={"checkpoint": other})
+    retrain = labelled.config.retrain.model_copy(update={"policy": policy})
+    before, after = (
+        labelled.config.model_copy(update={"retrain": retrain, **changed}) for changed in ({}, {"sam": sam})
+    )
+    with writer_lock(labelled.store.root):
+        same, changed = (Run(labelled.store, config, Silent()).plan for config in (before, after))
+    entry = promoted(labelled.store, "fusion")
+    assert not promotion.another_sam(entry, same)
+    assert promotion.another_sam(entry, changed)
+    assert not promotion.another_sam(promoted(labelled.store, "vit"), changed), "it has not seen SAM"
+    assert not training.decide(labelled.store, before, same, "fusion").train
+    network = labelled.store.checkpoint(entry["digest"], tmp_path)
+    verdict = promotion.judge(labelled.store, after, changed, "fusion", network)
+    assert (verdict.good, verdict.why) == (True, "SAM is another one")

@@ -301,3 +301,9 @@ def test_a_distilled_network_gives_cams_to_the_labels_classes_alone():
 def test_a_patch_map_that_knows_nothing_invents_nothing():
     nothing = np.zeros((160, 160), np.float32)
     assert joined(np.full_like(nothing, 0.5), nothing, 160, 8).max() == 0
+
+
+@pytest.mark.parametrize(("sure", "said"), [(0.6, 0.24), (0.75, 0.75), (0.9, 0.9)])
+def test_a_patch_map_is_believed_alone_the_more_the_surer_it_is(sure, said):
+    nothing = np.zeros((160, 160), np.float32)
+    np.testing.assert_allclose(joined(np.full_like(nothing, sure), nothing, 160, 8), said, atol=1e-5)
