@@ -65,10 +65,18 @@ def arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
         "--drop-stores", action="store_true",
         help="remove a store once its rows are done: a later row must make its arrays anew, networks are kept",
     )  # fmt: skip
+    parser.add_argument(
+        "--remark",
+        action="append",
+        default=[],
+        metavar="TEXT",
+        help="a sentence for the top of the page; may be repeated",
+    )
     parser.add_argument("--write-docs", action="store_true", help="write docs/results.md and its plots too")
     given = parser.parse_args(words)
     try:
-        given.variants, given.notes = present(chosen(given.rows))
+        given.variants, absent = present(chosen(given.rows))
+        given.notes = [*given.remark, *absent]
     except ValueError as error:
         parser.error(str(error))
     given.base = {} if given.base is None else yaml.safe_load(given.base.read_text(encoding="utf-8"))
