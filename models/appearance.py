@@ -119,7 +119,7 @@ def lesson(feature: np.ndarray, image: np.ndarray, target: Target, slot_class: n
     )
 
 
-def _in_cells(pixels: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+def _in_cells(pixels: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
     """Means of (y, x) pixels over cells (h, w), of which the longer side of the image spans all."""
     side = max(pixels.shape)
     square = np.pad(pixels, [(0, side - n) for n in pixels.shape])
@@ -263,11 +263,19 @@ def _back(x: Tensor, turn: tuple[int, bool]) -> Tensor:
 
 
 @torch.inference_mode()
-def look(net: Appearance | None, feature: np.ndarray, image: np.ndarray, classes: np.ndarray) -> np.ndarray:
+def look(
+    net: Appearance | None,
+    feature: np.ndarray,
+    image: np.ndarray,
+    classes: np.ndarray,
+    mean: np.ndarray,
+    weight: np.ndarray,
+) -> np.ndarray:
     """What the features and the pixels of an image say of some classes, a number a pixel: 0 surely not, 1 surely, 0.5 nothing.
 
     net: None says nothing; feature: (channel, h, w), as stage `mask` writes it; classes: (slot,) uint8 from 1, of
-    which one that came after the training gets 0.5; image: (y, x, 3) uint8, true extent.
+    which one that came after the training gets 0.5; image: (y, x, 3) uint8, true extent; mean: (slot, y, x) in [0, 1],
+    SAM's votes, which give the outlines (see `outlined`), but where its weight (y, x) is 0.
     Returns (slot, y, x) float32: logits within ±BOUND, times the trust in that class, brought to [0, 1].
     Raises ValueError for the features of another SAM than the one whose features it learned from.
     """
@@ -281,14 +289,39 @@ def look(net: Appearance | None, feature: np.ndarray, image: np.ndarray, classes
             "another SAM; leave train_fusion.checkpoint out, and a network is trained for this one"
         )
     x = torch.from_numpy(seen_in(feature, image)).to(net.mean.device).float()[None]
-    bounded = torch.tanh(_judged(net, x) / BOUND) * net.trust[:, None, None]
-    cells = (bounded / 2 + 0.5).cpu().numpy()  # (class, h, w)
-    side = max(size)
+    shares = torch.sigmoid(_judged(net, x)).cpu().numpy()  # (class, h, w)
+    trust = net.trust.cpu().numpy()
     for slot, k in enumerate(classes.tolist()):
-        if k <= len(cells):
-            square = cv2.resize(cells[k - 1], (side, side), interpolation=cv2.INTER_LINEAR)
-            found[slot] = square[: size[0], : size[1]]
+        if k <= len(shares):
+            coarse = _in_pixels(shares[k - 1], size)
+            share = np.where(weight > 0, outlined(coarse, mean[slot], shares.shape[1:]), coarse)
+            logit = np.log(np.maximum(share, 1e-6) / np.maximum(1 - share, 1e-6))
+            found[slot] = trust[k - 1] * np.clip(logit / BOUND, -1, 1) / 2 + 0.5
     return found
+
+
+def outlined(share: np.ndarray, mean: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
+    """What a coarse share of defect means for each pixel, given SAM's outline of it.
+
+    A cell that a thin scratch crosses holds little of it, and one beside a wide defect holds some. So the share is held
+    against the one that the cell would have if SAM were right: within SAM's outline a pixel is a defect as far as the
+    expected share is there, outside it as far as there is more than that.
+    share: (y, x) in [0, 1], interpolated from cells (h, w); mean: (y, x) in [0, 1], SAM's votes. Returns (y, x) float32.
+    """
+    size = (mean.shape[0], mean.shape[1])
+    votes = mean.astype(np.float32)
+    whole = np.maximum(_in_cells(np.ones(size, np.float32), cells), 1e-6)
+    expected = _in_pixels(_in_cells(votes, cells) / whole, size)
+    within = np.clip(share / np.maximum(expected, 1e-3), 0, 1)
+    beyond = np.clip((share - expected) / np.maximum(1 - expected, 1e-3), 0, 1)
+    return np.asarray(votes * within + (1 - votes) * beyond, np.float32)
+
+
+def _in_pixels(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """(h, w) cells, of which the image's longer side spans all, interpolated to its (y, x) pixels."""
+    side = max(size)
+    square = cv2.resize(np.asarray(cells, np.float32), (side, side), interpolation=cv2.INTER_LINEAR)
+    return np.asarray(square[: size[0], : size[1]])
 
 
 def _judged(net: Appearance, x: Tensor) -> Tensor:

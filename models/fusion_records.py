@@ -139,7 +139,9 @@ def collect(
         seen = None
         if looking:
             net, used = looking[fold_of(record["sha256"])], record["slot_class"] > 0
-            seen = look(net, record["feature"], record["image"], record["slot_class"][used])
+            seen = look(
+                net, record["feature"], record["image"], record["slot_class"][used], record["mean"][used], record["weight"]
+            )  # fmt: skip
         patches.extend(cut(record, recipe.crop, max(1, count), recipe.seed, seen, **_rules(recipe)))
     return patches
 

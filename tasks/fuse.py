@@ -68,7 +68,7 @@ def fuse(
             continue
         fold = fold_of(sha256[n])
         said = [part[n, used, :height, :width] for part in (cam, mean, entropy)]
-        seen = look(model.appearance(fold), feature[n], image[inside], classes)
+        seen = look(model.appearance(fold), feature[n], image[inside], classes, said[1], weight[inside])
         evidence = np.stack([*said, seen], 1)
         share = probabilities(
             model,
@@ -125,7 +125,7 @@ def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarr
 
 STAGE = Stage(
     name="fuse",
-    version=6,
+    version=7,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

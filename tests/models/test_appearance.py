@@ -11,9 +11,12 @@ from models.appearance import (
     Appearance,
     _auroc,
     _back,
+    _in_cells,
+    _in_pixels,
     _turned,
     lesson,
     look,
+    outlined,
     seen_in,
     steps_of,
     teach,
@@ -48,6 +51,12 @@ def scene(seed, k, size=(32, 32), known=True):
     return feature.astype(np.float16), image, target, np.array([k], np.uint8), defect
 
 
+def asked(net, feature, image, classes):
+    """What the features alone say: SAM is silent."""
+    shape = image.shape[:2]
+    return look(net, feature, image, classes, np.zeros((len(classes), *shape), np.float32), np.zeros(shape))
+
+
 def lessons(seeds, **how):
     return [lesson(*scene(seed, seed % 3, **how)[:4]) for seed in seeds]
 
@@ -62,7 +71,7 @@ def test_what_it_learned_of_some_images_it_sees_in_others():
     for seed in range(100, 110):
         k = 1 + seed % 2
         feature, image, _, _, defect = scene(seed, k)
-        seen = look(net, feature, image, np.array([1, 2], np.uint8))
+        seen = asked(net, feature, image, np.array([1, 2], np.uint8))
         own, other = seen[k - 1], seen[2 - k]
         assert own[defect].mean() > 0.65
         assert own[~defect].mean() < 0.3
@@ -74,7 +83,7 @@ def test_an_image_without_a_class_teaches_what_none_looks_like():
     assert one.target.shape == (0, CELLS, CELLS)
     assert (one.weight == 1).all()
     ground = trusted(teach([one], 2, seed=0, device=CPU))
-    assert look(ground, *scene(1, 0)[:2], np.array([1, 2], np.uint8)).max() < 0.3
+    assert asked(ground, *scene(1, 0)[:2], np.array([1, 2], np.uint8)).max() < 0.3
 
 
 def test_targets_are_shares_of_what_is_known_in_a_cell():
@@ -103,9 +112,9 @@ def test_targets_are_shares_of_what_is_known_in_a_cell():
 def test_it_says_nothing_of_what_it_does_not_know():
     net = trusted(teach(lessons(range(6)), 2, seed=0, device=CPU))
     feature, image = scene(7, 1)[:2]
-    assert (look(net, feature, image, np.array([3], np.uint8)) == 0.5).all(), "a class that came later"
-    assert (look(None, feature, image, np.array([1], np.uint8)) == 0.5).all()
-    assert look(net, feature, image, np.zeros(0, np.uint8)).shape == (0, 32, 32)
+    assert (asked(net, feature, image, np.array([3], np.uint8)) == 0.5).all(), "a class that came later"
+    assert (asked(None, feature, image, np.array([1], np.uint8)) == 0.5).all()
+    assert asked(net, feature, image, np.zeros(0, np.uint8)).shape == (0, 32, 32)
     with pytest.raises(ValueError, match="no image"):
         teach([], 2, seed=0, device=CPU)
 
@@ -120,7 +129,7 @@ def test_the_longer_side_spans_all_cells(size):
     trusted(net.eval())
     feature = np.zeros((1, 8, 8), np.float16)
     feature[0, :, 4:] = 1
-    seen = look(net, feature, np.zeros((*size, 3), np.uint8), np.array([1], np.uint8))[0]
+    seen = asked(net, feature, np.zeros((*size, 3), np.uint8), np.array([1], np.uint8))[0]
     assert seen.shape == size
     x, side = np.arange(size[1]), max(size)
     assert (seen[:, x < 0.3 * side] == 0.5).all(), "where the features are 0"
@@ -140,9 +149,9 @@ def test_it_is_trusted_as_far_as_it_is_right_about_others():
     assert (lost < 0.3).all(), "who learned nothing is hardly heard"
     net.trust.copy_(torch.tensor([0.5, 0.0]))
     feature, image = scene(7, 1)[:2]
-    half, none = look(net, feature, image, np.array([1, 2], np.uint8))
+    half, none = asked(net, feature, image, np.array([1, 2], np.uint8))
     assert (none == 0.5).all()
-    whole = look(trusted(net), feature, image, np.array([1], np.uint8))[0]
+    whole = asked(trusted(net), feature, image, np.array([1], np.uint8))[0]
     np.testing.assert_allclose(half - 0.5, (whole - 0.5) / 2, atol=1e-6)
 
 
@@ -162,7 +171,7 @@ def test_the_features_of_another_sam_are_refused():
     net = Appearance(4, 1)
     image, classes = np.zeros((8, 8, 3), np.uint8), np.array([1], np.uint8)
     with pytest.raises(ValueError, match=r"4 channels, and this SAM gives 6.*train_fusion\.checkpoint"):
-        look(net, np.zeros((6, CELLS, CELLS), np.float16), image, classes)
+        asked(net, np.zeros((6, CELLS, CELLS), np.float16), image, classes)
 
 
 @pytest.mark.parametrize(("value", "expected"), [([0, 1, 2, 3], 1), ([3, 2, 1, 0], 0), ([1, 1, 1, 1], 0.5)])
@@ -170,6 +179,36 @@ def test_auroc_of_cells(value, expected):
     share = np.array([0, 0, 1, 1.0])
     assert _auroc(np.array(value, float), share, np.array([1, 0.5, 0.1, 1])) == pytest.approx(expected)
     assert _auroc(np.array(value, float), np.zeros(4), np.ones(4)) == 0.5
+
+
+@pytest.mark.parametrize("size", [(64, 64), (60, 40)])
+def test_sam_gives_the_outline_of_what_the_features_confirm(size):
+    """Cells of 8 pixels: a scratch of 2 fills a quarter of them, which is all that they can be expected to show."""
+    cells, scratch = (8, 8), np.zeros(size, np.float32)
+    scratch[:, 19:21] = 1
+    share = _in_pixels(_in_cells(scratch, cells) / np.maximum(_in_cells(np.ones(size), cells), 1e-6), size)
+    assert share.max() < 0.3, "by itself, it never says yes"
+    found = outlined(share, scratch, cells)
+    assert (found[scratch == 1] > 0.99).all()
+    assert (found[scratch == 0] < 0.01).all(), "and nothing beside it"
+    invented = outlined(np.zeros(size, np.float32), scratch, cells)
+    assert invented.max() == 0, "where no cell shows anything, SAM has no say"
+    missed = outlined(share, np.zeros(size, np.float32), cells)
+    np.testing.assert_allclose(missed, share, atol=1e-6)
+    torn = outlined(share, np.full(size, 0.5, np.float32), cells)
+    np.testing.assert_allclose(torn, share, atol=1e-6)
+
+
+def test_where_sam_was_found_out_the_features_stand_as_they_are():
+    net = trusted(teach(lessons(range(6)), 2, seed=0, device=CPU))
+    feature, image = scene(7, 1)[:2]
+    classes, votes = np.array([1], np.uint8), np.zeros((1, 32, 32), np.float32)
+    votes[0, :, :9] = 1
+    weight = np.ones((32, 32))
+    weight[16:] = 0
+    heard, alone = look(net, feature, image, classes, votes, weight), asked(net, feature, image, classes)
+    np.testing.assert_array_equal(heard[0, 16:], alone[0, 16:])
+    assert (heard[0, :16] != alone[0, :16]).any()
 
 
 def test_turns_go_back():
@@ -183,9 +222,9 @@ def test_it_is_indifferent_to_turns_and_repeats_itself():
     first, again = (trusted(teach(lessons(range(6)), 2, seed=3, device=CPU)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     feature, image = scene(7, 1)[:2]
-    seen = look(first, feature, image, np.array([1], np.uint8))[0]
+    seen = asked(first, feature, image, np.array([1], np.uint8))[0]
     other = np.rot90(feature, axes=(1, 2)).copy(), np.rot90(image).copy()
-    turned = look(first, *other, np.array([1], np.uint8))[0]
+    turned = asked(first, *other, np.array([1], np.uint8))[0]
     np.testing.assert_allclose(turned, np.rot90(seen), atol=1e-4)
     assert 0 <= seen.min() <= seen.max() <= 1
 
