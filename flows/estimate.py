@@ -6,7 +6,7 @@ import math
 import shutil
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -52,7 +52,7 @@ class Estimate:
 def announce(run: Run, console: Console) -> None:
     """Say what a run will cost. Raises StoreError where the disk has not that much left."""
     store = run.store
-    found = estimate(run.plan, trial_seconds(run), run.todo)
+    found = whole_estimate(run, trial_seconds(run))
     if not store.local:
         console.print(f"estimate: at most {found.disk / 1e9:.2f} GB in {store.name}", highlight=False)
         return
@@ -79,7 +79,7 @@ def refuse_full_disk(run: Run, found: Estimate | None = None) -> None:
     found: the run's estimate; None makes one, without a trial.
     """
     if run.store.local:
-        needed = (found or estimate(run.plan, {}, run.todo)).disk
+        needed = (found or whole_estimate(run, {})).disk
         refuse_small_disk(needed, shutil.disk_usage(run.store.root).free, run.store, run.config)
 
 
@@ -93,6 +93,23 @@ def refuse_small_disk(needed: float, free: float, store: Store, config: Config) 
         f"{store.root}: the run would write up to {needed / 1e9:.2f} GB, and the disk has {free / 1e9:.2f} GB left; "
         f"{remedy}; nothing was started"
     )
+
+
+def whole_estimate(run: Run, trial: Mapping[str, float]) -> Estimate:
+    """The cost of all that a run has to do: what a training lays by as long as it takes counts as disk, too."""
+    found = estimate(run.plan, trial, run.todo)
+    kinds = [step for step in run.steps() if isinstance(step, str) and _may_train(run, step)]
+    return replace(found, disk=found.disk + max((passing_bytes(run.plan, kind) for kind in kinds), default=0))
+
+
+def passing_bytes(plan: Plan, kind: ModelKind) -> float:
+    """Most that a training's temporary file takes (`models.spool`)."""
+    rows = [row for block in plan.blocks.values() for row in block if row.status == "active"]
+    if kind == "vit":  # an image at the network's size, and its objectness in float32
+        return sum(7 * min(row.height * row.width, plan.config.train_vit.side**2) for row in rows)
+    config, (d, h, w) = plan.config.train_fusion, embedding_shape(plan.config.sam.model)
+    patches, lessons = config.crops * config.crop**2 * 14, 2.5 * d * h * w
+    return sum(min(config.patches_mb * 1e6, len(rows) * each) for each in (patches, lessons))
 
 
 def estimate(

@@ -40,6 +40,11 @@ class Spool(Sequence[Row]):
         """Add a row. Raises OSError where the disk is full."""
         self._rows.append(tuple(self._put(v) if isinstance(v, np.ndarray) else v for v in row))
 
+    @property
+    def nbytes(self) -> int:
+        """Size of the file."""
+        return self._end
+
     def extend(self, rows: Iterable[Row]) -> None:
         """Add rows."""
         for row in rows:

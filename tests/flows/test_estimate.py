@@ -9,6 +9,10 @@ from flows.config import build_config
 from flows.estimate import array_bytes, block_bytes, refuse_small_disk
 from flows.networks import precision_of
 from flows.plan import Plan
+from models.agreement import Target
+from models.appearance import lesson
+from models.spool import Spool
+from models.vit_batches import Example
 from storage.arrays import ArraySpec
 from storage.catalog import ImageRow
 from storage.store import Store, StoreError
@@ -94,3 +98,20 @@ def test_a_run_that_does_not_fit_starts_nothing(tmp_path, monkeypatch):
 def test_precision_follows_the_machine_unless_it_is_fixed(tmp_path, monkeypatch, sam, unit, asked, expected):
     monkeypatch.setattr(networks, "has_bfloat16_unit", lambda _: unit)
     assert precision_of(config_of(tmp_path, sam={"model": sam}, precision=asked)) == expected
+
+
+def test_what_a_training_lays_by_is_foreseen(tmp_path):
+    plan, spool = plan_of(tmp_path, 6), Spool(Example, tmp_path)
+    image = np.zeros((100, 150, 3), np.uint8)
+    for _ in range(6):
+        spool.append(Example(image, np.zeros((100, 150), np.float32), np.ones(2, bool)))
+    assert spool.nbytes <= estimate.passing_bytes(plan, "vit") + 6 * 8 <= 1.01 * spool.nbytes
+    fusion = estimate.passing_bytes(plan, "fusion")
+    lesson_ = lesson(
+        np.zeros((128, 32, 32), np.float16), image, Target(image[..., 0], np.ones((100, 150), np.float32)), np.ones(1, np.uint8)
+    )  # fmt: skip
+    one_patch = 128**2 * (3 + 4 + 1 + 1 + 1)  # image, evidence of one slot, slot, weight, inside
+    least = 6 * (sum(part.nbytes for part in lesson_) + 4 * one_patch)
+    assert least <= fusion <= 1.5 * least
+    many = plan_of(tmp_path / "many", 100, train_fusion={"patches_mb": 10})
+    assert estimate.passing_bytes(many, "fusion") == 2 * 10e6
