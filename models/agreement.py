@@ -127,3 +127,14 @@ def trusted(target: Target, correction: np.ndarray, slot_class: np.ndarray) -> T
         if k:
             slot[correction == k] = n + 1
     return Target(slot, np.asarray(slot != UNKNOWN, np.float32))
+
+
+def evened(fore: float, back: float, balance: float) -> float:
+    """Foreground's share of a loss: its share of the weight at balance 0, a half at balance 1, and where either is missing.
+
+    fore, back: weights; balance: exponent in [0, 1] by which their ratio is evened out.
+    """
+    if fore == 0 or back == 0:
+        return 0.5
+    even = (fore / back) ** (1 - balance)
+    return float(even / (1 + even))

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.agreement import UNKNOWN, Target
+from models.agreement import UNKNOWN, Target, evened
 from models.photometry import contrast
 
 WIDTH = 48
@@ -226,10 +226,7 @@ def _share(lessons: Sequence[Lesson]) -> float:
     """Defects' share of the loss."""
     fore = sum(float((one.target * one.weight).sum()) for one in lessons)
     back = sum(float(((1 - one.target.sum(0)) * one.weight).sum()) for one in lessons)
-    if fore == 0 or back == 0:
-        return 0.5
-    even = (fore / back) ** (1 - BALANCE)
-    return float(even / (1 + even))
+    return evened(fore, back, BALANCE)
 
 
 def _loss(net: Appearance, drawn: Sequence[Lesson], turn: tuple[int, bool], share: float) -> Tensor:

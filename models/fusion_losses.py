@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from models.agreement import UNKNOWN
+from models.agreement import UNKNOWN, evened
 from models.fusion_patches import Batch, Patch
 
 ABSENT = -30.0
@@ -63,13 +63,7 @@ def _upright(x: Tensor, view: int) -> Tensor:
 
 
 def foreground_share(patches: Sequence[Patch], balance: float) -> float:
-    """Foreground's share of the loss: its share of the agreed weight at balance 0, a half at balance 1.
-
-    balance: exponent in [0, 1] by which the natural ratio is evened out.
-    """
+    """Foreground's share of the loss; see `evened`."""
     fore = sum(float(p.weight[(p.slot > 0) & (p.slot != UNKNOWN)].sum()) for p in patches)
     back = sum(float(p.weight[p.slot == 0].sum()) for p in patches)
-    if fore == 0 or back == 0:
-        return 0.5
-    even = (fore / back) ** (1 - balance)
-    return float(even / (1 + even))
+    return evened(fore, back, balance)
