@@ -144,7 +144,7 @@ def export_store(
     store = Store.existing(root)
     config = stored_config(store)
     items = finished(store, config)
-    _refuse_images(out, config.data.folder)
+    _refuse_places(out, config.data.folder, store)
     selection = Selection(store, items, choice, config.data.folder)
     target = Target(
         out=out,
@@ -170,7 +170,8 @@ def export_store(
         )
     if full:
         console.print(
-            f"[yellow]{out} was not empty[/]: labels of an earlier export may lie there under other names",
+            f"[yellow]{out} was not empty[/]: labels of an earlier export may lie there under other names; "
+            "export into an empty folder if that matters",
             highlight=False,
         )
     waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
@@ -178,11 +179,17 @@ def export_store(
         console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")
 
 
-def _refuse_images(out: Path, images: Path) -> None:
-    """Labels bear the images' names: written among them, they would take their place."""
+def _refuse_places(out: Path, images: Path, store: Store) -> None:
+    """Labels bear the images' names: written among them, they would take their place; and a store is no place for them."""
     target = out.resolve()
     if target.is_relative_to(images.resolve()) or images.resolve().is_relative_to(target):
         raise StoreError(f"{out} holds the images themselves ({images}); export to another folder")
+    if store.local and (
+        target.is_relative_to(store.root.resolve()) or store.root.resolve().is_relative_to(target)
+    ):
+        raise StoreError(f"{out} holds the store, or lies in it ({store.root}); export to another folder")
+    if out.exists() and not out.is_dir():
+        raise StoreError(f"{out} is a file; name a folder for the labels")
 
 
 # -- back -------------------------------------------------------------------------------------------------

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Sequence
-from pathlib import Path
+from difflib import get_close_matches
+from pathlib import Path, PurePosixPath
 
 import numpy as np
 from rich.console import Console
@@ -120,12 +121,26 @@ def show_images(root: Path, names: Sequence[str], out: Path, masks: Path | None 
     items = {item.row.path: item for item in finished(store, stored_config(store))}
     for name in names:
         if name not in items:
-            near = ", ".join(list(items)[:3])
-            raise StoreError(f"{name!r} is no finished image of {root}; its paths look like {near}")
+            raise StoreError(f"{name!r} is no finished image of {root}; {_hint(store, name, list(items))}")
     truth = find_masks(masks, names) if masks else {}
     rows = [_strip_row(store, items[name], truth.get(name)) for name in names]
     out.parent.mkdir(parents=True, exist_ok=True)
     save(strip(rows, store.classes()), out)
+
+
+def _hint(store: Store, name: str, known: Sequence[str]) -> str:
+    """What to do about the name of an image that has no label."""
+    row = next((row for row in plan_of(store, stored_config(store)).rows if row.path == name), None)
+    if row is not None and row.status == "quarantined":
+        return f"it could not be read ({row.why}): replace the file, and run again"
+    if row is not None:
+        return f"`bluemask status {store.root}` says what is not up to date"
+    last = PurePosixPath(name).stem.casefold()
+    close = [path for path in known if PurePosixPath(path).stem.casefold() == last]
+    close += get_close_matches(name, known, n=3, cutoff=0.6)
+    if close:
+        return f"did you mean {' or '.join(dict.fromkeys(close[:3]))}?"
+    return f"its paths look like {', '.join(known[:3])}"
 
 
 def _strip_row(store: Store, item: Labelled, truth: Path | None) -> StripRow:

@@ -133,9 +133,10 @@ class Run:
         free = (
             self.config.retrain.policy != "never" and pinned(self.config, kind) is None and self.only is None
         )
+        decision = self.decision(kind)
         return (
             free
-            and not self.decision(kind).train
+            and (not decision.train or decision.counted)
             and any(self.todo(writer(name)) for name in training.READS[kind])
         )
 

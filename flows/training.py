@@ -44,6 +44,8 @@ class Decision:
 
     train: bool
     why: str
+    counted: bool = False
+    """Whether it hangs on how many of the images differ, which is known once what it learns from is there."""
 
 
 class Records(Sequence[dict[str, np.ndarray]]):
@@ -182,7 +184,7 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisi
     if entry["config"] != _recipe(config, kind):
         return Decision(True, f"train_{kind} changed in the config")
     if config.retrain.policy == "always" or share > config.retrain.share:
-        return Decision(True, f"{share:.0%} of its images changed")
+        return Decision(True, f"{share:.0%} of its images changed", counted=True)
     return Decision(
         False, f"{share:.1%} of its images changed, no more than retrain.share = {config.retrain.share:.0%}"
     )
