@@ -206,9 +206,10 @@ def _legend(figure: Figure, present: Sequence[int], classes: Sequence[str]) -> N
     handles: list[Artist] = [Patch(facecolor=style.colour(k), label=name) for k, name in names.items()]
     handles += [
         Patch(facecolor="#B8BEC6", edgecolor=style.PAPER, hatch="/////", label="255: not decided"),
-        Line2D([], [], color="#FFFFFF", markeredgecolor=style.INK, label="prompt: defect", **dot),  # type: ignore[arg-type]
+        Line2D([], [], color=style.colour(min(present, default=1)), markeredgecolor="#FFFFFF",
+               label="prompt: defect, in its class's colour", **dot),  # type: ignore[arg-type]
         Line2D([], [], color=style.INK, markeredgecolor="#FFFFFF", label="prompt: background", **dot),  # type: ignore[arg-type]
-    ]
+    ]  # fmt: skip
     height = figure.get_size_inches()[1]
     figure.legend(
         handles=handles, loc="lower left", bbox_to_anchor=(SIDE / figure.get_size_inches()[0], 0.06 / height),
