@@ -14,7 +14,7 @@ from rich.progress import track
 from flows.outputs import finished
 from flows.summary import plan_of, stored_config
 from storage.reviews import Review, Reviews, label_digest
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, WrongInputError
 from tasks.export import UNKNOWN, ExportError, Images, Sample, Target, write_classes
 from tasks.formats import format_of, reader_of
 from tasks.reading import Labelled
@@ -183,13 +183,15 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
     """Labels bear the images' names: written among them, they would take their place; and a store is no place for them."""
     target = out.resolve()
     if target.is_relative_to(images.resolve()) or images.resolve().is_relative_to(target):
-        raise StoreError(f"{out} holds the images themselves ({images}); export to another folder")
+        raise WrongInputError(f"{out} holds the images themselves ({images}); export to another folder")
     if store.local and (
         target.is_relative_to(store.root.resolve()) or store.root.resolve().is_relative_to(target)
     ):
-        raise StoreError(f"{out} holds the store, or lies in it ({store.root}); export to another folder")
+        raise WrongInputError(
+            f"{out} holds the store, or lies in it ({store.root}); export to another folder"
+        )
     if out.exists() and not out.is_dir():
-        raise StoreError(f"{out} is a file; name a folder for the labels")
+        raise WrongInputError(f"{out} is a file; name a folder for the labels")
 
 
 # -- back -------------------------------------------------------------------------------------------------

@@ -15,7 +15,7 @@ from rich.table import Table
 from flows.config import Config
 from flows.summary import plan_of, stored_config
 from storage.pixels import read_label_map
-from storage.store import Store, StoreError
+from storage.store import Store, StoreError, WrongInputError
 from tasks.cam import p1_hard
 from tasks.ensemble import p2_hard
 from tasks.evaluate import Confusion, find_masks, metrics, otsu_label_map
@@ -115,13 +115,15 @@ def _percent(value: object) -> str:
 def show_images(root: Path, names: Sequence[str], out: Path, masks: Path | None = None) -> None:
     """Draw the strips of some images, one below the other, into a PNG.
 
-    names: paths relative to the image folder. Raises StoreError for an image that is not finished.
+    names: paths relative to the image folder. Raises WrongInputError for an image that is not finished.
     """
     store = Store.existing(root)
     items = {item.row.path: item for item in finished(store, stored_config(store))}
     for name in names:
         if name not in items:
-            raise StoreError(f"{name!r} is no finished image of {root}; {_hint(store, name, list(items))}")
+            raise WrongInputError(
+                f"{name!r} is no finished image of {root}; {_hint(store, name, list(items))}"
+            )
     truth = find_masks(masks, names) if masks else {}
     rows = [_strip_row(store, items[name], truth.get(name)) for name in names]
     out.parent.mkdir(parents=True, exist_ok=True)

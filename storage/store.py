@@ -29,6 +29,10 @@ class NoStoreError(StoreError, ValueError):
     """What was named is no store: wrong input."""
 
 
+class WrongInputError(StoreError, ValueError):
+    """What was asked of a sound store cannot be: a name that it does not know, or a place that must not be written to."""
+
+
 def now() -> str:
     """This moment in UTC, ISO 8601, to the second."""
     return datetime.now(UTC).isoformat(timespec="seconds")

@@ -12,7 +12,7 @@ from flows.exporting import Choice, export_store, import_masks, part_of, split_o
 from flows.outputs import finished, show_images
 from flows.summary import plan_of
 from storage.reviews import Review, Reviews, label_digest
-from storage.store import StoreError
+from storage.store import WrongInputError
 from tasks.export import ExportError
 from tasks.export_label_studio import encode
 
@@ -101,19 +101,19 @@ def test_a_split_that_is_none_is_refused(text):
 
 
 def test_labels_are_not_written_among_the_images(labelled):
-    with pytest.raises(RuntimeError, match="holds the images themselves"):
+    with pytest.raises(WrongInputError, match="holds the images themselves"):
         export_store(labelled.store.root, labelled.root / "images" / "labels", QUIET)
 
 
 @pytest.mark.parametrize("place", ["", "labels"])
 def test_labels_are_not_written_into_the_store(labelled, place):
-    with pytest.raises(StoreError, match="holds the store, or lies in it"):
+    with pytest.raises(WrongInputError, match="holds the store, or lies in it"):
         export_store(labelled.store.root, labelled.store.root / place, QUIET)
 
 
 def test_labels_are_not_written_into_a_file(labelled, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
-    with pytest.raises(StoreError, match="is a file; name a folder"):
+    with pytest.raises(WrongInputError, match="is a file; name a folder"):
         export_store(labelled.store.root, tmp_path / "notes.txt", QUIET)
     assert (tmp_path / "notes.txt").read_text() == "mine"
 
@@ -122,9 +122,9 @@ def test_a_name_that_is_not_quite_right_brings_the_right_one(labelled, tmp_path)
     root = labelled.store.root
     path = finished(labelled.store, labelled.config)[0].row.path
     for wrong in (path.split("/")[-1], path.rpartition(".")[0], f"./{path}"):
-        with pytest.raises(StoreError, match=f"did you mean {re.escape(path)}"):
+        with pytest.raises(WrongInputError, match=f"did you mean {re.escape(path)}"):
             show_images(root, [wrong], tmp_path / "out.png")
-    with pytest.raises(StoreError, match="its paths look like"):
+    with pytest.raises(WrongInputError, match="its paths look like"):
         show_images(root, ["§§§"], tmp_path / "out.png")
 
 
