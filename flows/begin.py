@@ -10,6 +10,7 @@ from flows.config import Config, load_config
 from flows.ending import ending_at_once
 from flows.estimate import announce, refuse_full_disk
 from flows.execute import STOPS
+from flows.memory import settle_allocator
 from flows.nights import close_night
 from flows.outcome import Selection, Summary
 from flows.progress import bars
@@ -26,6 +27,7 @@ def run_config(config: Path, console: Console, selection: Selection | None = Non
     Where Prefect's server cannot be had, or dies on the way, this process does what is left alone.
     Raises StoreError, before anything is done, where the disk is too small for what the run would write.
     """
+    settle_allocator()
     settings = load_config(config)
     store = Store(settings.store)
     with store.writing(), bars(console) as shown:
@@ -65,10 +67,11 @@ def all_steps(
 
     tidy: free space in the end, by the config's retention.
     """
+    settle_allocator()  # a scheduled run begins here
     store = Store(settings.store)
     with ending_at_once(), store.writing(), bars(console) as shown:
         run = Run(store, settings, shown, runner, selection)
-        refuse_full_disk(run)  # a scheduled run begins here
+        refuse_full_disk(run)
         before = run.digests("fuse")
         try:
             _steps(run)
