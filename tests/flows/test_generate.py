@@ -227,7 +227,7 @@ def test_export_never_takes_the_images_place(site):
         site.todo() == {}
     )  # and the store knows this site's images, not those of the one it was copied from
     result = site.call("export", str(site.store.root), str(site.images))
-    assert result.returncode == 1
+    assert result.returncode == 2
     assert "holds the images themselves" in result.stderr
     assert "Traceback" not in result.stderr
 
