@@ -8,12 +8,14 @@ from __future__ import annotations
 import os
 import tempfile
 import weakref
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from abc import abstractmethod
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar, overload
 
 import numpy as np
 
+Item = TypeVar("Item")
 Row = TypeVar("Row", bound=tuple[Any, ...])
 
 
@@ -25,7 +27,26 @@ class _Place(NamedTuple):
     shape: tuple[int, ...]
 
 
-class Spool(Sequence[Row]):
+class Lazy(Sequence[Item]):
+    """Items that are read when asked for; a slice reads none of them yet."""
+
+    @abstractmethod
+    def row(self, place: int) -> Item:
+        """The item at a place from 0."""
+
+    @overload
+    def __getitem__(self, index: int) -> Item: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[Item]: ...
+
+    def __getitem__(self, index: int | slice) -> Item | Sequence[Item]:
+        """An item, or some of them."""
+        places = range(len(self))
+        return Part(self, places[index]) if isinstance(index, slice) else self.row(places[index])
+
+
+class Spool(Lazy[Row]):
     """Rows of one kind of named tuple, whose arrays lie in a file that nobody else sees and that ends with the process."""
 
     def __init__(self, make: Callable[..., Row], folder: Path | None = None) -> None:
@@ -54,17 +75,9 @@ class Spool(Sequence[Row]):
         """Number of rows."""
         return len(self._rows)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        """A row, read from the file, or some of them, to be read when asked for."""
-        if isinstance(index, slice):
-            return Part(self, range(len(self))[index])
-        return self._make(*(self._get(v) if isinstance(v, _Place) else v for v in self._rows[index]))
+    def row(self, place: int) -> Row:
+        """A row, read from the file."""
+        return self._make(*(self._get(v) if isinstance(v, _Place) else v for v in self._rows[place]))
 
     def _put(self, value: np.ndarray) -> _Place:
         data, start = np.ascontiguousarray(value), self._end
@@ -85,15 +98,15 @@ class Spool(Sequence[Row]):
         return found
 
 
-class Part(Sequence[Row]):
+class Part(Lazy[Item]):
     """Some rows of a sequence, each read when asked for."""
 
-    def __init__(self, rows: Sequence[Row], places: Iterable[int]) -> None:
+    def __init__(self, rows: Sequence[Item], places: Iterable[int]) -> None:
         """places: indices into rows."""
         self._rows, self._places = rows, list(places)
 
     @staticmethod
-    def where(rows: Sequence[Row], wanted: Callable[[Row], bool]) -> Part[Row]:
+    def where(rows: Sequence[Item], wanted: Callable[[Item], bool]) -> Part[Item]:
         """Those of which a condition holds; every row is read once for it."""
         return Part(rows, (n for n, row in enumerate(rows) if wanted(row)))
 
@@ -101,18 +114,6 @@ class Part(Sequence[Row]):
         """Number of rows."""
         return len(self._places)
 
-    @overload
-    def __getitem__(self, index: int) -> Row: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[Row]: ...
-
-    def __getitem__(self, index: int | slice) -> Row | Sequence[Row]:
-        """A row, or some of them."""
-        if isinstance(index, slice):
-            return Part(self._rows, self._places[index])
-        return self._rows[self._places[index]]
-
-    def __iter__(self) -> Iterator[Row]:
-        """One after the other."""
-        return (self._rows[place] for place in self._places)
+    def row(self, place: int) -> Item:
+        """A row of the sequence."""
+        return self._rows[self._places[place]]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
+
+from models.spool import Lazy
 
 
 def train(
@@ -22,8 +24,9 @@ def train(
 ) -> str:
     """Trains on whole images.
 
-    records: one an image, read more than once, so that they may come from disk: `image` (y, x, 3) uint8 without padding, `label` (class,) bool, perhaps narrower
-    where its block is older than the newest class. recipe: the fields of `models.train_vit.Recipe`.
+    records: one an image, read more than once, so that they may come from disk: `image` (y, x, 3) uint8 without
+    padding, `label` (class,) bool, perhaps narrower where its block is older than the newest class.
+    recipe: the fields of `models.train_vit.Recipe`.
     out, state, device, precision, threads, report: of `models.train_vit.train_vit`.
     Returns the digest of the checkpoint. Raises ValueError where there is nothing to train on.
     """
@@ -42,7 +45,7 @@ def train(
     )  # fmt: skip
 
 
-class Images(Sequence[np.ndarray]):
+class Images(Lazy[np.ndarray]):
     """The images of records, each read when asked for."""
 
     def __init__(self, records: Sequence[Mapping[str, np.ndarray]]) -> None:
@@ -53,14 +56,6 @@ class Images(Sequence[np.ndarray]):
         """Number of images."""
         return len(self._records)
 
-    @overload
-    def __getitem__(self, index: int) -> np.ndarray: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[np.ndarray]: ...
-
-    def __getitem__(self, index: int | slice) -> np.ndarray | Sequence[np.ndarray]:
-        """One image, or some."""
-        if isinstance(index, slice):
-            return [self[n] for n in range(len(self))[index]]
-        return self._records[index]["image"]
+    def row(self, place: int) -> np.ndarray:
+        """One image."""
+        return self._records[place]["image"]
