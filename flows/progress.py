@@ -21,6 +21,10 @@ from rich.progress import (
 from rich.text import Text
 
 
+def _of_so_many(unit: str, count: int) -> str:
+    return unit.removesuffix("s") if count == 1 else unit
+
+
 class RateColumn(ProgressColumn):
     """Images a second, over the time that the stage has been at work."""
 
@@ -86,7 +90,7 @@ class Lines(Bars):
             now = time.monotonic()
             self._done[name], self._of[name] = 0, (total, unit)
             self._since[name] = self._told[name] = now
-            self._say(name, f"{total} {unit}" if total else "begins")
+            self._say(name, f"{total} {_of_so_many(unit, total)}" if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
         """One more block is done."""
@@ -113,7 +117,7 @@ class Lines(Bars):
 
     def _state(self, name: str) -> str:
         total, unit = self._of[name]
-        return f"{self._done[name]}/{total} {unit}"
+        return f"{self._done[name]}/{total} {_of_so_many(unit, total)}"
 
     def _say(self, name: str, words: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {name}: {words}", highlight=False, markup=False)

@@ -21,7 +21,7 @@ class SamConfig(Section):
     """Which Segment Anything Model."""
 
     model: Literal["tiny", "vit_b", "vit_l", "vit_h"] = "tiny"
-    """`tiny` comes with bluemask (procedural training, 128² input); the others are the official ones."""
+    """`tiny` comes with bluemask (procedural training, 192² input); the others are the official ones."""
     checkpoint: Path | None = None
     """The official checkpoint file; none looks in the cache folder, then downloads it."""
 

@@ -33,8 +33,9 @@ BALANCE = 0.4
 looked at, to 81.9, 81.4, 79.1 and 72.3. 0.4 lies between; it was not measured itself on either before it was taken."""
 TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 """Of a square of cells; its logits are averaged over all."""
-BLURS = (2.0, 5.0)
-"""Deviations in cells: how dark the surroundings are tells a wide stain from its ground, which SAM's cells do not see."""
+BLURS = (1 / 16, 5 / 32)
+"""Deviations, as shares of the image's longer side: how dark the surroundings are tells a wide stain from its ground,
+which SAM's cells do not see."""
 OWN = 4 + len(BLURS)
 """Planes that come from the pixels themselves, beside SAM's features."""
 
@@ -97,8 +98,9 @@ def seen_in(feature: np.ndarray, image: np.ndarray) -> np.ndarray:
     own = [_in_cells(pixels[..., c], cells) / share for c in range(3)]
     own.append(np.sqrt(np.maximum(square - mean**2, 0)))
     for blur in BLURS:  # weighted by what lies inside, so that nothing beyond the image counts
-        ground = np.maximum(cv2.GaussianBlur(inside, (0, 0), blur), 1e-6)
-        own.append(cv2.GaussianBlur(mean * inside, (0, 0), blur) / ground)
+        spread = blur * max(cells)
+        ground = np.maximum(cv2.GaussianBlur(inside, (0, 0), spread), 1e-6)
+        own.append(cv2.GaussianBlur(mean * inside, (0, 0), spread) / ground)
     return np.concatenate([feature, np.stack(own) * (inside > 0)]).astype(np.float16)
 
 

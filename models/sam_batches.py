@@ -17,6 +17,8 @@ from models.surfaces import generate
 from models.textures import Random
 
 CHUNK = 250  # frames that a process draws at a time
+DRAWN = (0.5, 0.6, 0.8, 1.25, 1.5)
+"""Sizes at which frames are drawn that are not drawn at SIDE, as shares of it."""
 POINT_COUNTS = (1, 2, 3, 4, 5, 6, 8)
 POINT_SHARES = (0.18, 0.12, 0.34, 0.12, 0.08, 0.06, 0.10)
 
@@ -61,11 +63,11 @@ def draw_frame(seed: int) -> Pool:
     tenth fill only a part of the frame, as views at scale 0.5 do.
     """
     rng = np.random.default_rng((seed, 1))
-    side = SIDE if rng.random() < 0.6 else int(rng.choice([64, 80, 100, 160, 200]))
+    side = SIDE if rng.random() < 0.6 else round(SIDE * rng.choice(DRAWN))
     narrow = float(rng.uniform(0.35, 1.0)) if rng.random() < 0.2 else 1.0
     drawn = (side, max(16, round(side * narrow)))
     surface = generate(seed, size=drawn if rng.random() < 0.5 else drawn[::-1])
-    longest = int(rng.integers(48, SIDE)) if rng.random() < 0.1 else SIDE
+    longest = int(rng.integers(SIDE // 3, SIDE)) if rng.random() < 0.1 else SIDE
     height, width = (max(1, round(n * longest / side)) for n in surface.image.shape[:2])
     how = cv2.INTER_AREA if longest < side else cv2.INTER_LINEAR
     frame = np.zeros((SIDE, SIDE, 3), np.uint8)

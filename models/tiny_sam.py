@@ -1,4 +1,4 @@
-"""`tiny`: a Sam of 128 x 128 pixels input for 2-core machines; official decoder, own convolutional encoder."""
+"""`tiny`: a Sam of 192 x 192 pixels input for 2-core machines; official decoder, own convolutional encoder."""
 
 import torch
 from torch import Tensor, nn
@@ -101,7 +101,7 @@ class ConvolutionalEncoder(nn.Module):
 def tiny_sam() -> Sam:
     """An untrained `tiny`, in training mode: a Sam like any other, but for its size.
 
-    Input 128 x 128, embedding (128, 32, 32) at stride 4, low-resolution masks 128 x 128, three masks a prompt.
+    Input 192 x 192, embedding (128, 48, 48) at stride 4, low-resolution masks 192 x 192, three masks a prompt.
     """
     grid = SIDE // STRIDE
     return Sam(

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.nn import functional
 
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.hardware import has_bfloat16_unit
@@ -23,6 +24,7 @@ from models.sam_shapes import WIDTH
 from models.tiny_sam import decode_groups, tiny_sam
 
 LOG_EVERY = 50
+POSITION = "image_encoder.position"
 
 
 @dataclass
@@ -50,7 +52,10 @@ def start(seed: int, weights: Path | None = None) -> Training:
     if weights is not None:
         known, about = load_checkpoint(weights)
         before = int(about.get("steps", 0))
-        missing = sam.load_state_dict({name: tensor.float() for name, tensor in known.items()}, strict=False)
+        tensors = {name: tensor.float() for name, tensor in known.items()}
+        if POSITION in tensors:
+            tensors[POSITION] = spread(tensors[POSITION], len(sam.image_encoder.position[0]))
+        missing = sam.load_state_dict(tensors, strict=False)
         if missing.unexpected_keys or any(
             not name.endswith("num_batches_tracked") for name in missing.missing_keys
         ):
@@ -67,6 +72,15 @@ def start(seed: int, weights: Path | None = None) -> Training:
         fused=True,
     )
     return Training(sam, dense, copy.deepcopy(sam).eval(), optimiser, before=before)
+
+
+def spread(position: Tensor, tokens: int) -> Tensor:
+    """Positions of a square of tokens, interpolated to that of another input side; (1, token, d) to (1, tokens, d)."""
+    old, new = math.isqrt(position.shape[1]), math.isqrt(tokens)
+    if old == new:
+        return position
+    grid = position.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    return functional.interpolate(grid, (new, new), mode="bicubic").flatten(2).transpose(1, 2)
 
 
 def save_state(training: Training, path: Path) -> None:
@@ -216,7 +230,7 @@ def _arguments() -> Iterator[tuple[str, type, object, str]]:
     )
     yield "--images", int, 20, "images a step"
     yield "--groups", int, 2, "prompt groups an image"
-    yield "--pool", int, 16000, "procedural frames to draw once and keep in memory (66 kB each)"
+    yield "--pool", int, 16000, "procedural frames to draw once and keep in memory (150 kB each)"
     yield "--workers", int, 2, "processes that draw the pool"
     yield "--rate", float, 1e-3, "peak learning rate"
     yield "--seed", int, 0, "seed of weights and batches"

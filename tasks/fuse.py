@@ -125,7 +125,7 @@ def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarr
 
 STAGE = Stage(
     name="fuse",
-    version=7,
+    version=8,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

@@ -11,6 +11,7 @@ from flows.networks import precision_of
 from flows.plan import Plan
 from models.agreement import Target
 from models.appearance import lesson
+from models.sam_shapes import embedding_shape
 from models.spool import Spool
 from models.vit_batches import Example
 from storage.arrays import ArraySpec
@@ -46,11 +47,12 @@ def test_the_cost_grows_with_the_images_and_falls_with_what_is_not_kept(tmp_path
     assert large.memory == small.memory, "blocks do not grow"
     unkept = estimate.estimate(plan_of(tmp_path / "u", 4, keep={"embedding": False}), {})
     plan = plan_of(tmp_path / "p", 4)
+    shape = embedding_shape("tiny")
     embedding = block_bytes(plan, stage("embed"), plan.blocks["b000000"]).on_disk
     assert (
         embedding
-        == 4 * 8 * 128 * 32 * 32 * 2
-        == array_bytes(spec("embedding"), {"image": 4, "view": 8, "d": 128, "h": 32, "w": 32})
+        == 4 * 8 * np.prod(shape) * 2
+        == array_bytes(spec("embedding"), {"image": 4, "view": 8, **dict(zip("dhw", shape, strict=True))})
     )
     assert small.disk - unkept.disk == embedding
 
@@ -108,7 +110,7 @@ def test_what_a_training_lays_by_is_foreseen(tmp_path):
     assert spool.nbytes <= estimate.passing_bytes(plan, "vit") + 6 * 8 <= 1.01 * spool.nbytes
     fusion = estimate.passing_bytes(plan, "fusion")
     lesson_ = lesson(
-        np.zeros((128, 32, 32), np.float16), image, Target(image[..., 0], np.ones((100, 150), np.float32)), np.ones(1, np.uint8)
+        np.zeros(embedding_shape("tiny"), np.float16), image, Target(image[..., 0], np.ones((100, 150), np.float32)), np.ones(1, np.uint8)
     )  # fmt: skip
     one_patch = 128**2 * (3 + 4 + 1 + 1 + 1)  # image, evidence of one slot, slot, weight, inside
     least = 6 * (sum(part.nbytes for part in lesson_) + 4 * one_patch)

@@ -18,6 +18,7 @@ from models.measure_sam import (
     write_card,
 )
 from models.sam import build_sam
+from models.sam_shapes import SIDE
 from models.surfaces import KINDS, generate
 
 
@@ -62,7 +63,7 @@ def test_pieces_are_the_connected_parts_of_each_class():
 
 def test_procedural_pieces_are_all_scored_and_the_best_mask_is_never_worse(sam):
     scored = list(piece_iou(sam, images=6, points=3))
-    pieces = sum(len(generate(HELD_OUT + i).kinds) for i in range(6))
+    pieces = sum(len(generate(HELD_OUT + i, SIDE).kinds) for i in range(6))
     assert len(scored) == pieces
     assert all(kind in KINDS and 0 <= chosen <= best <= 1 for kind, chosen, best in scored)
 

@@ -10,7 +10,7 @@ from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncode
 
 from models.checkpoints import digest, load_checkpoint, sam_checkpoint, sam_digest, save_checkpoint
 from models.sam import build_sam, encode
-from models.sam_shapes import TINY_WEIGHTS
+from models.sam_shapes import SIDE, TINY_WEIGHTS
 
 
 def small_vit(checkpoint=None):
@@ -81,13 +81,13 @@ def padded(image, side):
     return frame[None], np.array([image.shape[:2]])
 
 
-@pytest.mark.parametrize("size", [(128, 128), (128, 75), (40, 128)])
+@pytest.mark.parametrize("size", [(SIDE, SIDE), (SIDE, 75), (40, SIDE)])
 def test_encode_equals_the_official_predictor(size):
     sam = build_sam("tiny")
     image = np.random.default_rng(1).integers(0, 256, (*size, 3), dtype=np.uint8)
     predictor = SamPredictor(sam)
     predictor.set_image(image)
-    embedding = encode(sam, *padded(image, 128), "float32")
+    embedding = encode(sam, *padded(image, SIDE), "float32")
     assert embedding.dtype == np.float32
     np.testing.assert_array_equal(embedding, predictor.get_image_embedding().numpy())
 
@@ -108,8 +108,8 @@ def test_an_official_checkpoint_gives_the_official_model(official):
 
 def test_bfloat16_is_near_float32():
     sam = build_sam("tiny")
-    image = np.random.default_rng(3).integers(0, 256, (128, 128, 3), dtype=np.uint8)
-    exact, reduced = (encode(sam, *padded(image, 128), p) for p in ("float32", "bfloat16"))
+    image = np.random.default_rng(3).integers(0, 256, (SIDE, SIDE, 3), dtype=np.uint8)
+    exact, reduced = (encode(sam, *padded(image, SIDE), p) for p in ("float32", "bfloat16"))
     assert reduced.dtype == np.float32
     assert not np.array_equal(exact, reduced)
     assert np.linalg.norm(exact - reduced) < 0.05 * np.linalg.norm(exact)
@@ -155,9 +155,9 @@ def test_an_unknown_name_is_refused():
     ("shape", "sizes", "precision", "named"),
     [
         ((1, 64, 64, 3), [[64, 64]], "float32", r"\(1, 64, 64, 3\)"),
-        ((1, 128, 128, 3), [[129, 5]], "float32", "129"),
-        ((2, 128, 128, 3), [[5, 5]], "float32", r"\(2, 2\)"),
-        ((1, 128, 128, 3), [[5, 5]], "float16", "float16"),
+        ((1, SIDE, SIDE, 3), [[SIDE + 1, 5]], "float32", f"{SIDE + 1}"),
+        ((2, SIDE, SIDE, 3), [[5, 5]], "float32", r"\(2, 2\)"),
+        ((1, SIDE, SIDE, 3), [[5, 5]], "float16", "float16"),
     ],
 )
 def test_encode_names_what_is_wrong(shape, sizes, precision, named):

@@ -17,6 +17,7 @@ from models.train_sam import (
     load_state,
     progress_of,
     save_state,
+    spread,
     start,
     step_loss,
     train,
@@ -134,3 +135,14 @@ def test_a_second_training_begins_where_the_first_one_s_export_ended(pool, tmp_p
 def test_weights_of_something_else_are_no_beginning():
     with pytest.raises(ValueError, match="does not hold the weights of `tiny`"):
         start(0, EMBEDDED)
+
+
+def test_positions_of_another_input_side_keep_their_place():
+    steps = torch.arange(4.0)
+    position = torch.stack([steps[:, None].expand(4, 4), steps.expand(4, 4)], -1).reshape(1, 16, 2)
+    wide = spread(position, 36).reshape(6, 6, 2)
+    assert (wide[1:, :, 0] > wide[:-1, :, 0]).all()
+    assert (wide[:, 1:, 1] > wide[:, :-1, 1]).all()
+    torch.testing.assert_close(wide[..., 0], wide[..., 1].T)
+    assert wide[0, 0].abs().max() < 0.3, "the corner stays the corner"
+    assert spread(position, 16) is position

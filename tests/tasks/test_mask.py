@@ -222,7 +222,7 @@ PIECE = square(30, 30, 50, 50)
 
 def test_the_mask_that_agrees_with_the_cam_beats_the_one_that_sam_prefers(sam):
     judge = Judge(sam, [View()], (SIDE, SIDE), 0.25, 0.5, 100)
-    given = list(answers([np.stack([square(0, 0, 128, 128), PIECE, square(0, 0, 5, 5)])], [0.95, 0.8, 0.9]))
+    given = list(answers([np.stack([square(0, 0, SIDE, SIDE), PIECE, square(0, 0, 5, 5)])], [0.95, 0.8, 0.9]))
     votes, iou, choice = judged(judge, given, BOX, PIECE.astype(np.float32))
     assert choice.tolist() == [1]
     np.testing.assert_array_equal(votes[0], PIECE)
@@ -261,12 +261,14 @@ def test_a_piece_that_the_user_marked_is_not_rejected(sam):
 
 def test_a_view_not_asked_about_a_piece_has_no_vote_in_its_box(sam):
     judge = Judge(sam, [View(), View(scale=2, window=4)], (SIDE, SIDE), 0.25, 0.5, 100)
-    box, piece = np.array([[40, 40, 53, 53]], np.float32), square(40, 40, 54, 54)
+    edge = judge.views[1].shown((SIDE, SIDE)).top  # of what the second view shows
+    start, stop = edge - 11, edge + 3
+    box, piece = np.array([[start, start, stop - 1, stop - 1]], np.float32), square(start, start, stop, stop)
     given = list(answers([np.stack([piece] * 3)], [0.9] * 3))
     votes, _, _ = judged(judge, given, box, piece.astype(np.float32))
     np.testing.assert_array_equal(votes[0], piece)
-    assert (votes[1, 51:54, 51:54] == 255).all()
-    assert (votes[1, 60:, 60:] == 0).all()
+    assert (votes[1, edge:stop, edge:stop] == 255).all()
+    assert (votes[1, stop:, stop:] == 0).all()
 
 
 def test_soft_jaccard_is_the_jaccard_index_of_binary_maps():
