@@ -79,7 +79,7 @@ def spread(position: Tensor, tokens: int) -> Tensor:
     old, new = math.isqrt(position.shape[1]), math.isqrt(tokens)
     if old == new:
         return position
-    grid = position.unflatten(1, (old, old)).permute(0, 3, 1, 2)
+    grid = position.view(1, old, old, -1).permute(0, 3, 1, 2)
     return functional.interpolate(grid, (new, new), mode="bicubic").flatten(2).transpose(1, 2)
 
 
