@@ -93,12 +93,14 @@ def test_a_log_gets_lines_while_a_run_is_under_way():
     lines.finish("mask")
     lines.start("train_vit", 0, "steps")
     lines.reach("train_vit", 5, 54)
+    lines.start("fuse", 1, "blocks")
     said = sink.getvalue().splitlines()
     assert [line.split(" ", 1)[1] for line in said if " in " not in line] == [
         "mask: 2 blocks",
         "mask: 1/2 blocks",
         "train_vit: begins",
         "train_vit: 5/54 steps",
+        "fuse: 1 block",
     ]
     assert any(re.search(r"mask: 1/2 blocks in \d+\.\d s$", line) for line in said)
 
