@@ -7,7 +7,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from models.textures import Field, Random, noise, rotated
+from models.textures import Field, Random, fractal, noise, rotated
 
 Mask = NDArray[np.bool_]
 KINDS = ("blob", "ellipse", "band", "scratch", "dent")
@@ -20,6 +20,9 @@ class Style:
     angle: radians, their usual direction; contrast: signed grey values; softness: blur of the edge in
     pixels; grain: standard deviation of their own texture in grey values; scale: pixels per 1/128 of the image's
     shorter side; size: usual half-axis of a piece as a share of the shorter side; aspect: usual elongation.
+    stained: blobs have the outlines of a fractal; crumbling: as a share of the edge's width, how far its place is left
+    to chance, pixel by pixel; gloss: whether the defect changes by how much the surface reflects, texture and light
+    with it, rather than lying on it.
     """
 
     angle: float
@@ -29,6 +32,9 @@ class Style:
     scale: float
     size: float
     aspect: float
+    stained: bool = False
+    crumbling: float = 0.0
+    gloss: bool = False
 
 
 def draw_style(rng: Random, kind: str, shape: tuple[int, int], angle: float, roughness: float) -> Style:
@@ -44,11 +50,14 @@ def draw_style(rng: Random, kind: str, shape: tuple[int, int], angle: float, rou
     return Style(
         angle=along,
         contrast=strength * (1.0 if rng.random() < 0.42 else -1.0),
-        softness=float(rng.choice([0.0, rng.uniform(0.4, 1.2), rng.uniform(1.0, 2.5)], p=[0.3, 0.5, 0.2])),
+        softness=float(rng.choice([0.0, rng.uniform(0.4, 1.2), rng.uniform(1.0, 4.0)], p=[0.3, 0.45, 0.25])),
         grain=float(rng.choice([0.0, rng.uniform(0.05, 0.45)])) * strength,
         scale=scale,
         size=float(np.exp(rng.uniform(np.log(0.018), np.log(0.2)))),
         aspect=float(np.exp(rng.exponential(0.6))),
+        stained=bool(rng.random() < 0.5),
+        crumbling=float(rng.choice([0.0, rng.uniform(0.2, 0.7)], p=[0.65, 0.35])),
+        gloss=bool(rng.random() < 0.35),
     )
 
 
@@ -70,11 +79,24 @@ def _axes(rng: Random, shape: tuple[int, int], style: Style) -> tuple[Field, Fie
 
 def _blob(rng: Random, shape: tuple[int, int], style: Style) -> Mask:
     u, v = _axes(rng, shape, style)
+    if style.stained:
+        return _stain(rng, shape, style, np.hypot(u, v))
     cell = max(3.0, min(shape) * style.size)
     rough = rng.uniform(0.15, 0.45) * noise(rng, shape, (cell, cell))
     rough = rough + rng.uniform(0.0, 0.2) * noise(rng, shape, (cell / 3, cell / 3))
     inside = np.hypot(u, v) + rough < 1
     return _largest_part(inside & (np.hypot(u, v) < 2))
+
+
+def _stain(rng: Random, shape: tuple[int, int], style: Style, distance: Field) -> Mask:
+    """Where a fractal field lies below a level that falls with the distance from the middle: bays, tongues, holes."""
+    cell = max(4.0, min(shape) * style.size * float(rng.uniform(0.7, 2.0)))
+    field = fractal(rng, shape, cell, 5, style.aspect if abs(np.sin(style.angle)) < 0.5 else 1 / style.aspect)
+    inside = distance + np.float32(rng.uniform(0.3, 0.8)) * field < 1
+    if rng.random() < 0.15:  # a ring, as a drop leaves that dries from its rim
+        inside &= distance + 0.3 * field > rng.uniform(0.3, 0.7)
+    inside = cv2.morphologyEx(np.asarray(inside, np.uint8), cv2.MORPH_OPEN, np.ones((2, 2), np.uint8)) > 0
+    return _largest_part(inside & (distance < 2.5))
 
 
 def _ellipse(rng: Random, shape: tuple[int, int], style: Style) -> Mask:
@@ -139,20 +161,31 @@ def paint(rng: Random, grey: Field, mask: Mask, kind: str, style: Style) -> None
     if kind == "dent":
         grey += _shading(rng, mask, style)
         return
-    alpha = _alpha(mask, style if kind != "scratch" else None)
+    alpha = _alpha(rng, mask, style if kind != "scratch" else None)
     change = style.contrast * float(np.exp(rng.normal(0, 0.15))) * _fading(rng, mask)
     if style.grain:
         turned = rotated(rng, mask.shape, style.angle, (style.scale * rng.uniform(2, 12), style.scale * 2))
         change = change + np.float32(style.grain) * turned
+    if style.gloss:
+        level = max(float(grey[mask].mean()) if mask.any() else 1.0, 1.0)
+        change = np.maximum(change / np.float32(level), -0.9) * np.maximum(grey, 0)
     grey += alpha * change
 
 
-def _alpha(mask: Mask, style: Style | None) -> Field:
-    """How much of the defect each pixel shows: its mask, blurred inwards and outwards alike."""
+def _alpha(rng: Random, mask: Mask, style: Style | None) -> Field:
+    """How much of the defect each pixel shows: its mask, blurred inwards and outwards alike, or crumbling there."""
     solid = mask.astype(np.float32)
     if style is None or style.softness < 0.3 or mask.sum() < 40 * style.scale**2:
         return solid
-    return np.asarray(cv2.GaussianBlur(solid, (0, 0), style.softness * style.scale), np.float32)
+    soft = cv2.GaussianBlur(solid, (0, 0), style.softness * style.scale)
+    if style.crumbling:
+        soft += (
+            np.float32(style.crumbling)
+            * np.sqrt(np.maximum(soft * (1 - soft), 0))
+            * noise(rng, mask.shape, (2, 2))
+        )
+        soft = np.clip(1.5 * (soft - 0.5) + 0.5, 0, 1)
+    return np.asarray(soft, np.float32)
 
 
 def _fading(rng: Random, mask: Mask) -> Field | float:

@@ -1,6 +1,6 @@
 """Measures a SAM with clicks drawn from exact masks: python -m models.measure_sam --card models/weights/tiny_sam.md.
 
-This is the one module of models/ that reads ground-truth masks, and nothing is trained or chosen by it.
+This is the one module of models/ that reads ground-truth masks, and nothing is trained by it. One choice was not blind to it: the side of `tiny`'s input.
 """
 
 import argparse

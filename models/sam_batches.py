@@ -1,14 +1,18 @@
 """What `tiny` SAM is trained on: a pool of procedural frames, and batches of prompts drawn from it."""
 
+from __future__ import annotations
+
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from multiprocessing import get_context
+from typing import Any
 
 import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.utils.data import Dataset
 
 from models.clicks import loose_box, negative_points, positive_points
 from models.defects import Mask
@@ -42,8 +46,8 @@ class Batch:
     """One step's images and prompt groups, all groups of one shape.
 
     frames: (n, y, x, 3) uint8; sizes: (n, 2) int64; owner: (g,) int64, the image of each group; points: (g, p, 2)
-    float32 x, y; labels: (g, p) float32 1 / 0; boxes: (g, 4) float32 or None; targets: (g, y, x) float32 0 / 1;
-    anything: (n, y, x) float32, 1 on every defect.
+    float32 x, y; labels: (g, p) float32 1 / 0; boxes: (g, 4) float32 or None; targets: (g, y, x) uint8 0 / 1;
+    anything: (n, y, x) uint8, 1 on every defect.
     """
 
     frames: Tensor
@@ -55,25 +59,58 @@ class Batch:
     targets: Tensor
     anything: Tensor
 
+    def to(self, device: torch.device) -> Batch:
+        """The same batch on another device."""
+
+        def moved(tensor: Any) -> Any:
+            return None if tensor is None else tensor.to(device)
+
+        return Batch(**{field.name: moved(getattr(self, field.name)) for field in fields(self)})
+
+
+@dataclass(frozen=True)
+class Steps(Dataset[Batch]):
+    """The batches of a training by step, each drawn from (seed, step) alone: any process can draw any of them.
+
+    images: a batch; groups: an image.
+    """
+
+    pool: Pool
+    seed: int
+    images: int
+    groups: int
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step, from 0."""
+        cv2.setNumThreads(1)  # the processes share the cores already
+        return draw_batch(np.random.default_rng((self.seed, step)), self.pool, self.images, self.groups)
+
 
 def draw_frame(seed: int) -> Pool:
     """One procedural image as SAM would be given it: another size, resized to SIDE and padded; a pool of one.
 
     Six in ten images are drawn at SIDE, the others smaller or larger and resized; a fifth are not square; a
-    tenth fill only a part of the frame, as views at scale 0.5 do.
+    tenth fill only a part of the frame, as views at scale 0.5 do; of a fifth only a quarter is seen, as of views at
+    scale 2.
     """
     rng = np.random.default_rng((seed, 1))
     side = SIDE if rng.random() < 0.6 else round(SIDE * rng.choice(DRAWN))
     narrow = float(rng.uniform(0.35, 1.0)) if rng.random() < 0.2 else 1.0
     drawn = (side, max(16, round(side * narrow)))
     surface = generate(seed, size=drawn if rng.random() < 0.5 else drawn[::-1])
+    image, instances = surface.image, surface.instances
+    if rng.random() < 0.2:
+        first = [int(rng.integers(0, n - n // 2 + 1)) for n in image.shape[:2]]
+        rows, columns = (slice(i, i + n // 2) for i, n in zip(first, image.shape[:2], strict=True))
+        image, instances = image[rows, columns], instances[:, rows, columns]
     longest = int(rng.integers(SIDE // 3, SIDE)) if rng.random() < 0.1 else SIDE
-    height, width = (max(1, round(n * longest / side)) for n in surface.image.shape[:2])
-    how = cv2.INTER_AREA if longest < side else cv2.INTER_LINEAR
+    seen = max(image.shape[:2])
+    height, width = (max(1, round(n * longest / seen)) for n in image.shape[:2])
+    how = cv2.INTER_AREA if longest < seen else cv2.INTER_LINEAR
     frame = np.zeros((SIDE, SIDE, 3), np.uint8)
-    frame[:height, :width] = cv2.resize(surface.image, (width, height), interpolation=how)
+    frame[:height, :width] = cv2.resize(image, (width, height), interpolation=how)
     pieces, kinds = np.zeros((SIDE, SIDE), np.uint8), np.zeros(32, np.uint8)
-    for i, mask in enumerate(surface.instances[:32]):
+    for i, mask in enumerate(instances[:32]):
         small = cv2.resize(mask.astype(np.float32), (width, height), interpolation=how) >= 0.5
         if small.sum() >= 4:
             pieces[:height, :width][small], kinds[i] = i + 1, surface.kinds[i] + 1
@@ -131,8 +168,8 @@ def draw_batch(rng: Random, pool: Pool, images: int, groups: int) -> Batch:
         points=torch.from_numpy(np.stack([points for _, points, _ in drawn])),
         labels=torch.from_numpy(np.stack([labels for _, _, labels in drawn])),
         boxes=None if boxes is None else torch.from_numpy(boxes),
-        targets=torch.from_numpy(targets.astype(np.float32)),
-        anything=torch.from_numpy((np.stack(pieces) > 0).astype(np.float32)),
+        targets=torch.from_numpy(targets.astype(np.uint8)),
+        anything=torch.from_numpy((np.stack(pieces) > 0).astype(np.uint8)),
     )
 
 

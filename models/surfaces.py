@@ -106,8 +106,8 @@ def _camera(rng: Random, grey: Field) -> NDArray[np.uint8]:
     if rng.random() < 0.3:
         grey = np.asarray(cv2.GaussianBlur(grey, (0, 0), rng.uniform(0.4, 0.8)), np.float32)
     grey = grey + np.float32(rng.uniform(0.3, 3.0)) * rng.standard_normal(grey.shape, dtype=np.float32)
-    if rng.random() < 0.12:  # overexposed, as hot-rolled strip often is
-        grey = grey * np.float32(rng.uniform(1.0, 1.5))
+    if rng.random() < 0.18:  # overexposed, as hot-rolled strip often is
+        grey = grey * np.float32(rng.uniform(1.0, np.clip(240 / max(float(grey.mean()), 1.0), 1.2, 2.5)))
     tint = np.ones(3, np.float32)
     if rng.random() < 0.3:
         tint = rng.uniform(0.75, 1.1, 3).astype(np.float32)

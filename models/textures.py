@@ -126,15 +126,38 @@ def bare_surface(rng: Random, shape: tuple[int, int], angle: float) -> tuple[Fie
     Returns (y, x) float32 grey values about [0, 255], and the standard deviation of its texture.
     """
     level = rng.uniform(45, 215)
-    strength = level * float(np.exp(rng.uniform(np.log(0.01), np.log(0.16))))
+    strength = level * float(np.exp(rng.uniform(np.log(0.01), np.log(0.22))))
     grey = level * illumination(rng, shape) + np.float32(strength) * texture(rng, shape, angle)
-    if rng.random() < 0.12:  # the part ends inside the picture
-        _dark_margin(rng, grey)
+    if rng.random() < 0.15:
+        _streak(rng, grey, angle, strength)
+    if rng.random() < 0.2:  # the part ends inside the picture
+        for side in rng.permutation(4)[: rng.choice((1, 2, 3, 4), p=(0.5, 0.2, 0.1, 0.2))]:
+            _dark_margin(rng, grey, int(side))
     return np.asarray(grey, np.float32), strength
 
 
-def _dark_margin(rng: Random, grey: Field) -> None:
-    axis, flip = int(rng.integers(0, 2)), bool(rng.integers(0, 2))
-    view = np.moveaxis(grey, axis, 0)
-    view = view[::-1] if flip else view
-    view[: int(rng.uniform(0.03, 0.15) * len(view))] *= np.float32(rng.uniform(0.05, 0.5))
+def _streak(rng: Random, grey: Field, angle: float, strength: float) -> None:
+    """Stripes along the rolling that every part has: fainter than any defect (see `models.defects.draw_style`)."""
+    y, x = np.indices(grey.shape, dtype=np.float32)
+    across = -np.sin(angle) * y + np.cos(angle) * x
+    for _ in range(int(rng.integers(1, 6))):
+        width, middle = rng.uniform(0.004, 0.06) * max(grey.shape), rng.uniform(across.min(), across.max())
+        hill = np.exp(-((across - middle) ** 2) / np.float32(2 * width**2))
+        grey += np.float32(rng.uniform(-1, 1) * (6 + 0.9 * strength)) * hill
+
+
+def _dark_margin(rng: Random, grey: Field, side: int) -> None:
+    """What lies beyond one of the four sides of a part, whose edge may slant a little and catch the light."""
+    view = np.moveaxis(grey, side // 2, 0)
+    view = view[::-1] if side % 2 else view
+    along = np.linspace(-0.5, 0.5, view.shape[1], dtype=np.float32)[None]
+    slant = rng.normal(0, 0.02) if rng.random() < 0.5 else 0.0
+    depth = np.arange(len(view), dtype=np.float32)[:, None] - np.float32(len(view)) * (
+        np.float32(rng.uniform(0.01, 0.15)) + np.float32(slant) * along
+    )  # (depth, along): pixels within the part, negative beyond it
+    if rng.random() < 0.4:
+        rim = np.float32(max(1.0, 0.01 * len(view))) * rng.uniform(0.5, 2.0)
+        view *= 1 + np.float32(rng.uniform(-0.4, 0.7)) * np.exp(-np.abs(depth) / np.float32(rim)) * (
+            depth >= 0
+        )
+    view *= np.where(depth < 0, np.float32(rng.uniform(0.05, 0.5)), np.float32(1))

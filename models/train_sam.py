@@ -15,10 +15,11 @@ from torch.nn import functional
 
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.hardware import has_bfloat16_unit
+from models.long_training import drawn_ahead, progress
 from models.measure_sam import HELD_OUT, piece_iou
 from models.official import Sam
 from models.sam import normalise
-from models.sam_batches import Batch, Pool, draw_batch, draw_pool
+from models.sam_batches import Batch, Pool, Steps, draw_pool
 from models.sam_losses import balanced_cross_entropy, dice_loss, prompt_loss
 from models.sam_shapes import WIDTH
 from models.tiny_sam import decode_groups, tiny_sam
@@ -45,7 +46,7 @@ class Training:
     before: int = 0
 
 
-def start(seed: int, weights: Path | None = None) -> Training:
+def start(seed: int, weights: Path | None = None, device: str = "cpu") -> Training:
     """A training at step 0, its weights drawn from `seed`, or those of an earlier training's export."""
     torch.manual_seed(seed)
     sam, before = tiny_sam().train(), 0
@@ -61,6 +62,8 @@ def start(seed: int, weights: Path | None = None) -> Training:
         ):
             raise ValueError(f"{weights} does not hold the weights of `tiny`: {missing}")
     dense = nn.Sequential(nn.Conv2d(WIDTH, 16, 1), nn.PixelShuffle(4))
+    sam.to(device)
+    dense.to(device)
     sam.image_encoder.to(memory_format=torch.channels_last)
     parameters = [*sam.parameters(), *dense.parameters()]
     optimiser = torch.optim.AdamW(
@@ -94,7 +97,7 @@ def save_state(training: Training, path: Path) -> None:
 
 def load_state(training: Training, path: Path) -> None:
     """Puts a saved training's state into one made by `start`."""
-    state = torch.load(path, weights_only=True)
+    state = torch.load(path, weights_only=True, map_location=training.sam.device)
     for name in ("sam", "dense", "average", "optimiser"):
         getattr(training, name).load_state_dict(state[name])
     training.step, training.elapsed = state["step"], state["elapsed"]
@@ -110,37 +113,43 @@ def learning_rate(step: int, progress: float, peak: float) -> float:
 def step_loss(training: Training, batch: Batch, progress: float, refine: bool) -> Tensor:
     """The loss of one batch. progress: 0..1 of the training; refine: a second pass on the first one's masks."""
     sam, balance = training.sam, min(1.0, 1.15 - progress)  # find first, then draw sharply
+    batch = batch.to(sam.device)
     frames = normalise(sam, batch.frames, batch.sizes).contiguous(memory_format=torch.channels_last)
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
+    with _quick(sam):
         embedding = sam.image_encoder(frames)
         everything = training.dense(embedding)[:, 0]  # (n, y, x)
         prompts = (batch.points, batch.labels)
         logits, iou = decode_groups(sam, embedding, batch.owner, prompts, batch.boxes)
     logits, everything = logits.float(), everything.float()
-    loss = prompt_loss(logits, iou.float(), batch.targets, balance)
-    auxiliary = balanced_cross_entropy(everything, batch.anything, balance) + dice_loss(
-        everything, batch.anything
-    )
+    loss = prompt_loss(logits, iou.float(), batch.targets.float(), balance)
+    anything = batch.anything.float()
+    auxiliary = balanced_cross_entropy(everything, anything, balance) + dice_loss(everything, anything)
     loss = loss + (0.1 + 0.4 * (1 - progress)) * auxiliary.mean()
     if refine:
         loss = loss + 0.5 * _refined_loss(sam, embedding, batch, logits.detach(), iou.detach(), balance)
     return loss
 
 
+def _quick(sam: Sam) -> torch.autocast:
+    """bfloat16 where the device has a unit for it."""
+    kind = sam.device.type
+    return torch.autocast(kind, torch.bfloat16, enabled=has_bfloat16_unit(kind))
+
+
 def _refined_loss(
     sam: Sam, embedding: Tensor, batch: Batch, logits: Tensor, iou: Tensor, balance: float
 ) -> Tensor:
     """Half of the groups again, with the mask so far as a prompt and one click on what it got wrong."""
-    half = torch.arange(0, len(batch.owner), 2)
+    half = torch.arange(0, len(batch.owner), 2, device=logits.device)
     best = logits[half, 1 + iou[half, 1:].argmax(1)]  # (g, y, x)
-    targets = batch.targets[half]
+    targets = batch.targets[half].float()
     wrong = ((best > 0) != (targets > 0.5)).flatten(1).float() + 1e-6
     click = torch.multinomial(wrong, 1)  # (g, 1)
     xy = torch.stack([click % best.shape[-1], click // best.shape[-1]], 2).float()  # (g, 1, xy)
     labels = targets.flatten(1).gather(1, click)
     points = (torch.cat([batch.points[half], xy], 1), torch.cat([batch.labels[half], labels], 1))
     boxes = None if batch.boxes is None else batch.boxes[half]
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
+    with _quick(sam):
         masks = best[:, None].clamp(-32, 32)
         again, iou = decode_groups(sam, embedding, batch.owner[half], points, boxes, masks)
     return prompt_loss(again.float(), iou.float(), targets, balance)
@@ -169,29 +178,32 @@ def export(training: Training, path: Path) -> str:
 
 def progress_of(training: Training, steps: int, minutes: float) -> float:
     """How much of the training is done, 0..1, by steps or by time, whichever runs out first."""
-    return max(training.step / steps, training.elapsed / (60 * minutes))
+    return progress(training.step, steps, training.elapsed, minutes)
 
 
 def train(training: Training, pool: Pool, args: argparse.Namespace) -> None:
     """Trains until the steps or the minutes are over; logs, saves and exports on the way."""
     began, before = time.monotonic(), training.elapsed
-    losses: list[float] = []
+    losses: list[Tensor] = []
     saved = began
-    while (progress := progress_of(training, args.steps, args.minutes)) < 1:
-        losses.append(_one_step(training, pool, args, progress))
+    steps = Steps(pool, args.seed, args.images, args.groups)
+    batches = drawn_ahead(steps, training.step, args.steps, args.ahead)
+    while (done := progress_of(training, args.steps, args.minutes)) < 1:
+        losses.append(_one_step(training, next(batches), args, done))
         training.elapsed = before + time.monotonic() - began
         if training.step % LOG_EVERY == 0:
-            print(_log_line(training, losses[-LOG_EVERY:], progress), flush=True)
+            print(_log_line(training, losses, done), flush=True)
+            losses.clear()
         if time.monotonic() - saved > 60 * args.save_minutes:
             saved = time.monotonic()
             _keep(training, args)
     _keep(training, args)
 
 
-def _one_step(training: Training, pool: Pool, args: argparse.Namespace, progress: float) -> float:
-    rng = np.random.default_rng((args.seed, training.step))
+def _one_step(training: Training, batch: Batch, args: argparse.Namespace, progress: float) -> Tensor:
+    """One step; returns its loss, still on the device, which need not be waited for."""
+    rng = np.random.default_rng((args.seed, training.step, 1))
     torch.manual_seed(int(rng.integers(2**31)))
-    batch = draw_batch(rng, pool, args.images, args.groups)
     for group in training.optimiser.param_groups:
         group["lr"] = learning_rate(training.step, progress, args.rate)
     loss = step_loss(training, batch, progress, refine=bool(rng.random() < 0.25))
@@ -201,13 +213,13 @@ def _one_step(training: Training, pool: Pool, args: argparse.Namespace, progress
     training.optimiser.step()
     training.step += 1
     update_average(training)
-    return loss.item()
+    return loss.detach()
 
 
-def _log_line(training: Training, losses: list[float], progress: float) -> str:
+def _log_line(training: Training, losses: list[Tensor], progress: float) -> str:
     left = training.elapsed / max(progress, 1e-6) * (1 - progress)
     return (
-        f"step {training.step} loss {np.mean(losses):.4f} {training.elapsed / training.step:.3f} s a step, "
+        f"step {training.step} loss {torch.stack(losses).mean():.4f} {training.elapsed / training.step:.3f} s a step, "
         f"{training.elapsed / 60:.1f} min gone, {left / 60:.1f} min left"
     )
 
@@ -215,8 +227,8 @@ def _log_line(training: Training, losses: list[float], progress: float) -> str:
 def _keep(training: Training, args: argparse.Namespace) -> None:
     save_state(training, args.state)
     weights = export(training, args.out)
-    training.average.eval()
-    quality = np.mean([iou for _, iou, _ in piece_iou(training.average, images=100, points=3)])
+    measured = copy.deepcopy(training.average).cpu().eval()
+    quality = np.mean([iou for _, iou, _ in piece_iou(measured, images=100, points=3)])
     print(f"step {training.step}: instance IoU {quality:.3f}; wrote {args.out} ({weights[:12]})", flush=True)
 
 
@@ -232,10 +244,17 @@ def _arguments() -> Iterator[tuple[str, type, object, str]]:
     yield "--groups", int, 2, "prompt groups an image"
     yield "--pool", int, 16000, "procedural frames to draw once and keep in memory (150 kB each)"
     yield "--workers", int, 2, "processes that draw the pool"
+    yield (
+        "--ahead",
+        int,
+        0,
+        "processes that draw batches beside the training, for a device that would wait for them",
+    )
     yield "--rate", float, 1e-3, "peak learning rate"
     yield "--seed", int, 0, "seed of weights and batches"
     yield "--first", int, 0, "seed of the pool's first frame"
     yield "--threads", int, 2, "threads of torch"
+    yield "--device", str, "cpu", "cpu or cuda"
     yield "--save-minutes", float, 8.0, "minutes between exports"
 
 
@@ -253,7 +272,7 @@ def main() -> None:
             f"--first {args.first} --pool {args.pool}: seeds from {HELD_OUT} on are for measuring alone"
         )
     torch.set_num_threads(args.threads)
-    training = start(args.seed, args.weights)
+    training = start(args.seed, args.weights, args.device)
     if args.state.exists():
         load_state(training, args.state)
         print(f"{args.state}: going on at step {training.step}", flush=True)

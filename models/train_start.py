@@ -1,7 +1,8 @@
 """Trains the embedded start on procedural surfaces: `python -m models.train_start --out FILE`.
 
 Every image is drawn for its step, from a seed that names the step, so that a run that was killed goes on from
-its last state as if nothing had happened (same device and threads). Uses no data but `models.surfaces`.
+its last state as if nothing had happened: on a CPU, the same threads, and where steps rather than minutes end it. Uses
+no data but `models.surfaces`.
 """
 
 from __future__ import annotations
@@ -18,14 +19,19 @@ import numpy as np
 import torch
 from torch import Tensor
 from torch.nn import functional
+from torch.utils.data import Dataset
 
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.hardware import has_bfloat16_unit
+from models.long_training import drawn_ahead, progress
 from models.photometry import photometric
 from models.start import KINDS, PATCH, SIDE, Start, load_start, standardise
 from models.surfaces import Surface, generate
 
+LOG_EVERY = 25
 HELD_OUT = 1_000_000_000  # seeds from here on are for measuring alone
+SIDES, SIDE_SHARES = (SIDE, 192, 256), (0.45, 0.35, 0.2)
+"""Sides in pixels of the images of a step, and how often each is drawn: the CAM branch shows it images of any size."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +64,25 @@ def _example(seed: int, side: int) -> tuple[np.ndarray, np.ndarray]:
     return photometric(rng, image[window], invert=0.3), kinds[window]
 
 
+@dataclass(frozen=True)
+class Steps(Dataset[Batch]):
+    """The batches of a training by step, from 0; any process can draw any of them.
+
+    first: steps of earlier trainings, whose images are not drawn again if their batches were as large; count: images a batch at the smallest of SIDES,
+    at the others as many as have the same number of pixels.
+    """
+
+    first: int
+    count: int
+
+    def __getitem__(self, step: int) -> Batch:
+        """The batch of a step."""
+        cv2.setNumThreads(1)  # the processes share the cores already
+        side = int(np.random.default_rng([self.first + step, 2]).choice(SIDES, p=SIDE_SHARES))
+        count = max(1, round(self.count * (SIDES[0] / side) ** 2))
+        return draw_batch((self.first + step) * self.count, count, side)
+
+
 def draw_batch(first_seed: int, count: int, side: int = SIDE) -> Batch:
     """The images of seeds first_seed, first_seed + 1, …; the same arguments give the same bytes."""
     examples = [_example(first_seed + i, side) for i in range(count)]
@@ -86,7 +111,7 @@ def start_loss(logits: Tensor, kind_logits: Tensor, kinds: Tensor) -> Tensor:
 class Run:
     """All that a start's training holds: network, its moving average, optimiser and the step to come.
 
-    first: steps that its first weights had been trained before.
+    first: steps that its first weights had been trained before; elapsed: seconds so far, those of a killed process too.
     """
 
     network: Start
@@ -94,20 +119,21 @@ class Run:
     optimiser: torch.optim.Optimizer
     step: int = 0
     first: int = 0
+    elapsed: float = 0.0
 
     def state(self) -> dict[str, object]:
         """What a later process needs to go on; all randomness derives from the step."""
         return {
             "network": self.network.state_dict(), "average": self.average.state_dict(),
-            "optimiser": self.optimiser.state_dict(), "step": self.step, "first": self.first,
+            "optimiser": self.optimiser.state_dict(), "step": self.step, "first": self.first, "elapsed": self.elapsed,
         }  # fmt: skip
 
 
-def begin(rate: float, decay: float, weights: Path | None = None) -> Run:
+def begin(rate: float, decay: float, weights: Path | None = None, device: str = "cpu") -> Run:
     """A fresh run, its weights drawn from seed 0, or those of an earlier run's export, after whose images it goes on."""
     torch.manual_seed(0)
     network = Start() if weights is None else load_start(weights).train().requires_grad_(True)
-    network = network.to(memory_format=torch.channels_last)
+    network = network.to(device).to(memory_format=torch.channels_last)
     optimiser = torch.optim.AdamW(network.parameters(), rate, betas=(0.9, 0.99), weight_decay=decay)
     first = 0 if weights is None else int(load_checkpoint(weights)[1]["steps"])
     return Run(network, copy.deepcopy(network).eval().requires_grad_(False), optimiser, first=first)
@@ -116,7 +142,7 @@ def begin(rate: float, decay: float, weights: Path | None = None) -> Run:
 def resume(run: Run, path: Path) -> None:
     """Takes up the state at `path` where there is one. Raises ValueError where that run began with other weights."""
     if path.is_file():
-        state = torch.load(path, weights_only=True)
+        state = torch.load(path, weights_only=True, map_location=next(run.network.parameters()).device)
         if state.get("first", 0) != run.first:
             raise ValueError(
                 f"{path} is the state of a run that began after {state.get('first', 0)} steps, not {run.first}; name "
@@ -125,7 +151,7 @@ def resume(run: Run, path: Path) -> None:
         run.network.load_state_dict(state["network"])
         run.average.load_state_dict(state["average"])
         run.optimiser.load_state_dict(state["optimiser"])
-        run.step = int(state["step"])
+        run.step, run.elapsed = int(state["step"]), float(state.get("elapsed", 0.0))
 
 
 def _follow(average: Start, network: Start, keep: float) -> None:
@@ -137,22 +163,23 @@ def _follow(average: Start, network: Start, keep: float) -> None:
                 mean.copy_(value)
 
 
-def train_step(run: Run, batch: Batch, rate: float) -> float:
-    """One step of AdamW on one batch, in bfloat16 where the machine has a unit for it; returns the loss."""
-    image = torch.from_numpy(batch.image).permute(0, 3, 1, 2).float() / 255
+def train_step(run: Run, batch: Batch, rate: float) -> Tensor:
+    """One step of AdamW on one batch, in bfloat16 where the device has a unit for it; returns the loss, left there."""
+    device = next(run.network.parameters()).device
+    image = torch.from_numpy(batch.image).to(device).permute(0, 3, 1, 2).float() / 255
     image = standardise(image).contiguous(memory_format=torch.channels_last)
     for group in run.optimiser.param_groups:
         group["lr"] = rate
-    with torch.autocast("cpu", torch.bfloat16, enabled=has_bfloat16_unit("cpu")):
+    with torch.autocast(device.type, torch.bfloat16, enabled=has_bfloat16_unit(device.type)):
         logits, kinds = run.network(image)
-    loss = start_loss(logits.float(), kinds.float(), torch.from_numpy(batch.kind).long())
+    loss = start_loss(logits.float(), kinds.float(), torch.from_numpy(batch.kind).to(device).long())
     run.optimiser.zero_grad(set_to_none=True)
     loss.backward()  # type: ignore[no-untyped-call]
     torch.nn.utils.clip_grad_norm_(run.network.parameters(), 1.0)
     run.optimiser.step()
     run.step += 1
     _follow(run.average, run.network, min(0.998, run.step / (run.step + 10)))
-    return float(loss.detach())
+    return loss.detach()
 
 
 @torch.no_grad()
@@ -161,9 +188,10 @@ def measure(start: Start, images: int = 200) -> float:
     scores = []
     for first in range(HELD_OUT, HELD_OUT + images, 20):
         batch = draw_batch(first, 20)
-        image = standardise(torch.from_numpy(batch.image).permute(0, 3, 1, 2).float() / 255)
-        found = functional.interpolate(start(image)[0][:, None], scale_factor=2.0, mode="bilinear")[:, 0] > 0
-        truth = torch.from_numpy(batch.kind) > 0
+        pixels = torch.from_numpy(batch.image).to(next(start.parameters()).device)
+        logits = start(standardise(pixels.permute(0, 3, 1, 2).float() / 255))[0]
+        found = functional.interpolate(logits[:, None], scale_factor=2.0, mode="bilinear")[:, 0] > 0
+        truth = torch.from_numpy(batch.kind).to(found.device) > 0
         both, either = (found & truth).sum((1, 2)), (found | truth).sum((1, 2))
         scores += (both / either)[truth.any(2).any(1)].tolist()
     return float(np.mean(scores))
@@ -171,7 +199,9 @@ def measure(start: Start, images: int = 200) -> float:
 
 def export(run: Run, path: Path, iou: float) -> str:
     """Writes the moving average as float16 weights, with what it was measured at; returns its digest."""
-    tensors = {n: t.half() if t.is_floating_point() else t for n, t in run.average.state_dict().items()}
+    tensors = {
+        n: (t.half() if t.is_floating_point() else t).cpu() for n, t in run.average.state_dict().items()
+    }
     about = {"trained on": "procedural surfaces (models.surfaces)", "steps": str(run.first + run.step),
              "objectness IoU, held-out seeds": f"{iou:.4f}"}  # fmt: skip
     return save_checkpoint(path, tensors, about)
@@ -194,12 +224,46 @@ def _options() -> argparse.Namespace:
     parser.add_argument("--state", type=Path, required=True, help="a file to resume from, written as it goes")
     parser.add_argument("--weights", type=Path, help="an earlier run's export to begin with")
     parser.add_argument("--steps", type=int, default=2500, help="of this run")
-    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument(
+        "--batch", type=int, default=16, help="images of 128 x 128 a step; of larger ones fewer"
+    )
     parser.add_argument("--rate", type=float, default=1e-3, help="peak learning rate of AdamW")
     parser.add_argument("--decay", type=float, default=0.02, help="weight decay of AdamW")
     parser.add_argument("--threads", type=int, default=1)
+    parser.add_argument(
+        "--ahead", type=int, default=0,
+        help="processes that draw batches beside the training, for a device that would wait for them",
+    )  # fmt: skip
+    parser.add_argument(
+        "--minutes", type=float, default=600.0, help="ends this run, and its rate, where steps are slow"
+    )
+    parser.add_argument("--device", default="cpu", help="cpu or cuda")
     parser.add_argument("--every", type=int, default=100, help="steps between states and exports")
     return parser.parse_args()
+
+
+def train(run: Run, options: argparse.Namespace) -> None:
+    """Trains until the steps or the minutes are over; logs, saves and exports on the way."""
+    batches = drawn_ahead(Steps(run.first, options.batch), run.step, options.steps, options.ahead)
+    began, before, first, losses = time.monotonic(), run.elapsed, run.step, list[Tensor]()
+    while (done := progress(run.step, options.steps, run.elapsed, options.minutes)) < 1:
+        losses.append(train_step(run, next(batches), _rate(done, options.rate)))
+        run.elapsed = before + time.monotonic() - began
+        over = progress(run.step, options.steps, run.elapsed, options.minutes) >= 1
+        if run.step % LOG_EVERY == 0:
+            pace, left = (
+                (run.elapsed - before) / (run.step - first),
+                run.elapsed * (1 - done) / max(done, 1e-6),
+            )
+            loss = torch.stack(losses).mean()
+            print(
+                f"step {run.step}  loss {loss:.3f}  {pace:.2f} s/step  {left / 60:.0f} min left", flush=True
+            )
+            losses.clear()
+        if run.step % options.every == 0 or over:
+            _save_state(run, options.state)
+            iou = measure(run.average)
+            print(f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou)}", flush=True)
 
 
 def main() -> None:
@@ -207,24 +271,9 @@ def main() -> None:
     options = _options()
     torch.set_num_threads(options.threads)
     options.state.parent.mkdir(parents=True, exist_ok=True)
-    run = begin(options.rate, options.decay, options.weights)
+    run = begin(options.rate, options.decay, options.weights, options.device)
     resume(run, options.state)
-    began, first, recent = time.monotonic(), run.step, 0.0
-    while run.step < options.steps:
-        batch = draw_batch((run.first + run.step) * options.batch, options.batch)
-        loss = train_step(run, batch, _rate(run.step / options.steps, options.rate))
-        recent = loss if recent == 0 else 0.97 * recent + 0.03 * loss
-        pace = (time.monotonic() - began) / (run.step - first)
-        if run.step % 25 == 0:
-            left = pace * (options.steps - run.step) / 60
-            print(f"step {run.step}  loss {recent:.3f}  {pace:.2f} s/step  {left:.0f} min left", flush=True)
-        if run.step % options.every == 0 or run.step == options.steps:
-            _save_state(run, options.state)
-            iou = measure(run.average)
-            print(
-                f"step {run.step}  held-out IoU {iou:.3f}  {export(run, options.out, iou)}",
-                flush=True,
-            )
+    train(run, options)
 
 
 if __name__ == "__main__":

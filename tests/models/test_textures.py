@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from models.textures import bare_surface, fractal, illumination, noise, rotated
+from models.textures import _dark_margin, _streak, bare_surface, fractal, illumination, noise, rotated
 
 
 def test_noise_has_about_unit_variance_and_the_asked_correlation():
@@ -44,3 +44,28 @@ def test_a_bare_surface_is_finite_and_says_how_rough_it_is(shape):
     assert grey.shape == shape
     assert np.isfinite(grey).all()
     assert roughness > 0
+
+
+@pytest.mark.parametrize("side", range(4))
+def test_a_margin_darkens_its_own_side_alone(side):
+    for seed in range(8):
+        grey = np.full((96, 128), 100, np.float32)
+        _dark_margin(np.random.default_rng(seed), grey, side)
+        dark = np.argwhere(grey < 55)
+        assert len(dark)
+        far = [dark[:, 0], 95 - dark[:, 0], dark[:, 1], 127 - dark[:, 1]][side]
+        assert far.max() < 0.25 * (96, 128)[side // 2]
+        assert far.min() == 0
+
+
+@pytest.mark.parametrize(("angle", "along"), [(0.0, 0), (np.pi / 2, 1)])
+def test_streaks_run_along_the_rolling_anywhere(angle, along):
+    """Angle 0 runs along y."""
+    strongest = []
+    for seed in range(30):
+        grey = np.full((96, 128), 100, np.float32)
+        _streak(np.random.default_rng(seed), grey, angle, 10.0)
+        assert np.ptp(grey, axis=along).max() < 1e-2
+        assert np.abs(grey - 100).max() < 5 * (6 + 9)
+        strongest.append(np.abs(grey - 100).mean(along).argmax() / grey.shape[1 - along])
+    assert np.ptp(strongest) > 0.7

@@ -7,9 +7,9 @@ import pytest
 import torch
 
 from models import train_sam
-from models.checkpoints import load_checkpoint
+from models.checkpoints import load_checkpoint, save_checkpoint
 from models.sam import build_sam
-from models.sam_batches import draw_batch, draw_pool
+from models.sam_batches import Steps, draw_batch, draw_pool
 from models.start import EMBEDDED
 from models.train_sam import (
     export,
@@ -31,7 +31,7 @@ def pool():
 
 def arguments(folder, steps):
     return argparse.Namespace(
-        steps=steps, minutes=60.0, images=3, groups=1, rate=1e-3, seed=0, save_minutes=60.0,
+        steps=steps, minutes=60.0, images=3, groups=1, rate=1e-3, seed=0, save_minutes=60.0, ahead=0,
         state=folder / "state.pt", out=folder / "tiny.safetensors",
     )  # fmt: skip
 
@@ -59,7 +59,7 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path, pool, monkeypatc
     train(whole, pool, args)
     broken = start(0)
     for _ in range(2):
-        train_sam._one_step(broken, pool, args, broken.step / 4)
+        train_sam._one_step(broken, Steps(pool, 0, 3, 1)[broken.step], args, broken.step / 4)
     save_state(broken, args.state)
     resumed = start(1)
     load_state(resumed, args.state)
@@ -70,6 +70,17 @@ def test_a_resumed_training_equals_an_undisturbed_one(tmp_path, pool, monkeypatc
         assert torch.equal(tensor, weights(resumed)[name]), name
 
 
+def test_processes_that_draw_ahead_change_nothing(tmp_path, pool, monkeypatch):
+    monkeypatch.setattr(train_sam, "progress_of", lambda training, steps, minutes: training.step / steps)
+    made = []
+    for ahead in (0, 2):
+        args, training = arguments(tmp_path, steps=3), start(0)
+        args.ahead = ahead
+        train(training, pool, args)
+        made.append(weights(training))
+    assert all(torch.equal(tensor, made[1][name]) for name, tensor in made[0].items())
+
+
 def test_the_loss_falls_on_a_batch_not_drawn_for_training(tmp_path, pool):
     args, training = arguments(tmp_path, steps=10), start(0)
     args.rate = 0.03  # of which the warm-up leaves a hundredth
@@ -77,7 +88,7 @@ def test_the_loss_falls_on_a_batch_not_drawn_for_training(tmp_path, pool):
     with torch.no_grad():
         before = step_loss(training, batch, 0.0, refine=True)
     for _ in range(10):
-        train_sam._one_step(training, pool, args, 0.0)
+        train_sam._one_step(training, Steps(pool, 0, 3, 1)[training.step], args, 0.0)
     with torch.no_grad():
         after = step_loss(training, batch, 0.0, refine=True)
     assert after < 0.98 * before
@@ -130,6 +141,15 @@ def test_a_second_training_begins_where_the_first_one_s_export_ended(pool, tmp_p
     begun.step = 5
     export(begun, tmp_path / "second.safetensors")
     assert load_checkpoint(tmp_path / "second.safetensors")[1]["steps"] == "7"
+
+
+def test_a_training_begins_with_weights_of_another_input_side(tmp_path, monkeypatch):
+    known = {name: tensor.clone() for name, tensor in start(0).sam.state_dict().items()}
+    known[train_sam.POSITION] = known[train_sam.POSITION][:, :64].normal_()  # 8 x 8 tokens: 128 pixels
+    save_checkpoint(tmp_path / "small.safetensors", known, {"model": "tiny", "steps": "5"})
+    begun = start(7, tmp_path / "small.safetensors")
+    assert begun.before == 5
+    torch.testing.assert_close(begun.sam.image_encoder.position, spread(known[train_sam.POSITION], 144))
 
 
 def test_weights_of_something_else_are_no_beginning():
