@@ -87,7 +87,7 @@ def make_site(folder: Path, given: argparse.Namespace, images: int) -> Path:
         "device": given.device,
         "sam": sam,
         "augment": {"views": given.views},
-        "train_vit": {"epochs": 2},
+        "train_vit": {"epochs": 2, "min_steps": 1},
         "train_fusion": {"min_steps": 40, "max_steps": 40},
         "retrain": {"promote": "always"},  # a night that keeps the old network would have nothing to do
     }

@@ -23,13 +23,15 @@ WIDTH = 48
 DROPOUT = 0.1
 BATCH = 8
 RATE, DECAY = 2e-3, 0.02
-EPOCHS, LEAST, MOST = 16, 200, 600
-"""Passes over the images, and bounds of the steps."""
+EPOCHS, LEAST, MOST_A_STEP = 16, 200, 3
+"""Passes over the images; fewest steps; most of them for each one that a fusion network may take, which comes first."""
+WINDOW = 24
+"""Cells a side that a step sees of an image: it looks no further than a cell away, and neighbours teach the same."""
 BOUND = 4.0
 """Most that it says, in logits."""
 BALANCE = 0.4
-"""Exponent by which defect and ground are evened out in the loss. On 150 procedural surfaces CAM, SAM and a look of
-16 together come to mIoU 80.1, 81.6, 82.1 and 81.6 with 0, 0.25, 0.5 and 1; on 150 images of blue film, whose masks were
+"""Exponent by which defect and ground are evened out in the loss. On 150 procedural surfaces of the time CAM, SAM and a look of
+16 together came to mIoU 80.1, 81.6, 82.1 and 81.6 with 0, 0.25, 0.5 and 1; on 150 images of blue film, whose masks were
 looked at, to 81.9, 81.4, 79.1 and 72.3. 0.4 lies between; it was not measured itself on either before it was taken."""
 TURNS = tuple((turns, flip) for turns in range(4) for flip in (False, True))
 """Of a square of cells; its logits are averaged over all."""
@@ -128,22 +130,23 @@ def _in_cells(pixels: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:
     return np.asarray(cv2.resize(square, cells[::-1], interpolation=cv2.INTER_AREA), np.float32)
 
 
-def steps_of(images: int) -> int:
-    """Steps of a training on so many images."""
-    return min(MOST, max(LEAST, EPOCHS * images // BATCH))
+def steps_of(images: int, max_steps: int) -> int:
+    """Steps of a training on so many images, beside fusion networks of at most `max_steps`."""
+    return min(MOST_A_STEP * max_steps, max(LEAST, EPOCHS * images // BATCH))
 
 
 def teach(
     lessons: Sequence[Lesson],
     classes: int,
     *,
+    steps: int,
     seed: int,
     device: torch.device,
     report: Callable[[], None] | None = None,
 ) -> Appearance:
-    """Train a network; the same lessons and seed give the same weights.
+    """Train a network; the same lessons, steps and seed give the same weights.
 
-    classes: without background; report: called after each of its `steps_of` steps.
+    classes: without background; steps: as of `steps_of`; report: called after each of them.
     Returns it in evaluation mode, trusted in nothing yet. Raises ValueError where there is no lesson.
     """
     if not len(lessons):
@@ -155,11 +158,10 @@ def teach(
         net = Appearance(lessons[0].feature.shape[0] - OWN, classes).to(device)
         _standardise(net, lessons)
         share, rng = _share(lessons), np.random.default_rng(seed)
-        steps = steps_of(len(lessons))
         optimiser = torch.optim.AdamW(net.parameters(), RATE, weight_decay=DECAY)
         rates = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps)
         for _ in range(steps):
-            drawn = [lessons[n] for n in rng.integers(len(lessons), size=BATCH)]
+            drawn = [_window(rng, lessons[n]) for n in rng.integers(len(lessons), size=BATCH)]
             loss = _loss(net, drawn, TURNS[rng.integers(len(TURNS))], share)
             optimiser.zero_grad(set_to_none=True)
             loss.backward()  # type: ignore[no-untyped-call]
@@ -229,6 +231,25 @@ def _share(lessons: Sequence[Lesson]) -> float:
     fore = sum(float((one.target * one.weight).sum()) for one in lessons)
     back = sum(float(((1 - one.target.sum(0)) * one.weight).sum()) for one in lessons)
     return evened(fore, back, BALANCE)
+
+
+def _window(rng: np.random.Generator, one: Lesson) -> Lesson:
+    """WINDOW × WINDOW cells of an image round one of its known cells, every other time of its defects where it has some.
+
+    Cells at a border that is the window's alone teach nothing: their neighbours are there, but not seen.
+    """
+    defect = (one.target * one.weight).sum(0) > 0 if rng.random() < 0.5 else np.zeros_like(one.weight, bool)
+    around = np.argwhere(defect if defect.any() else one.weight > 0)
+    middle = around[rng.integers(len(around))] if len(around) else np.zeros(2, int)
+    last = np.maximum(0, np.subtract(one.weight.shape, WINDOW))
+    first = np.clip(middle - WINDOW // 2, 0, last).tolist()
+    seen = (..., slice(first[0], first[0] + WINDOW), slice(first[1], first[1] + WINDOW))
+    weight = one.weight[seen].copy()
+    for axis, (start, cells) in enumerate(zip(first, one.weight.shape, strict=True)):
+        lines = np.moveaxis(weight, axis, 0)
+        lines[: int(start > 0)] = 0
+        lines[len(lines) - int(start + WINDOW < cells) :] = 0
+    return Lesson(one.feature[seen], one.asked, one.target[seen], weight)
 
 
 def _loss(net: Appearance, drawn: Sequence[Lesson], turn: tuple[int, bool], share: float) -> Tensor:

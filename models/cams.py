@@ -106,7 +106,7 @@ def _one_scale(
     attend: bool,
     spread: bool,
 ) -> tuple[Tensor, Tensor]:
-    """Patch maps (class, y, x) at the image's size, logits, and token and patch logits averaged: (class,)."""
+    """Patch maps (class, y, x) at the image's size, and the mean of the three heads' logits, (class,)."""
     box = letterbox(image, objects, side, model.patch_size)
     views = [box, box.mirrored()] if flip else [box]
     device = next(model.parameters()).device
@@ -124,7 +124,7 @@ def _one_scale(
     inner = wide[:, :, : box.size[0], : box.size[1]]
     mean = (inner[0] + inner[1].flip(-1)) / 2 if flip else inner[0]
     full = functional.interpolate(mean[None], image.shape[:2], mode="bilinear", align_corners=False)[0]
-    return full, ((evidence.token + evidence.patch) / 2).mean(0)
+    return full, ((evidence.token + evidence.patch + evidence.auxiliary) / 3).mean(0)
 
 
 @torch.no_grad()

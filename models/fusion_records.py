@@ -9,7 +9,7 @@ from pathlib import Path
 
 import torch
 
-from models.appearance import Appearance, Lesson, lesson, look, teach, trust_in
+from models.appearance import Appearance, Lesson, lesson, look, steps_of, teach, trust_in
 from models.fusion import FOLDS, Fusion, fold_of
 from models.fusion_patches import Patch, Record, cut, target_of
 from models.spool import Part, Spool
@@ -107,7 +107,8 @@ def appearances(
     found = []
     for fold, (others, own) in enumerate(parts):
         seed = FOLDS * recipe.seed + fold
-        net = teach(others, classes, seed=seed, device=device, report=report)
+        steps = steps_of(len(others), recipe.max_steps)
+        net = teach(others, classes, steps=steps, seed=seed, device=device, report=report)
         net.trust.copy_(torch.from_numpy(trust_in(net, others, own)))
         found.append(net)
     return found

@@ -225,7 +225,9 @@ def train_fusion(
     state.mkdir(parents=True, exist_ok=True)
     told = Told(report)
     parts = parted(*lessons_of(records, recipe, state))  # none where there is nothing to cross-fit
-    told.total = sum(look_steps(len(others)) for others, _ in parts) + FOLDS * recipe.min_steps
+    told.total = (
+        sum(look_steps(len(others), recipe.max_steps) for others, _ in parts) + FOLDS * recipe.min_steps
+    )
     looking = appearances(parts, recipe, where, told.step)
     patches = collect(records, recipe, looking, state)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])

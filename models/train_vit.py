@@ -30,8 +30,8 @@ SAVE_EVERY = 50  # steps between states on disk
 class Recipe:
     """How to train: the network, its optimiser, and Class Token Contrast (algorithms of section 2.2).
 
-    backbone, pretrained, side, objectness, seed: of `build_vit`. epochs; step_images: images a step. rate: of AdamW,
-    times `head_factor` for heads and class tokens; weight_decay; warm_up: share of the steps; power: of the
+    backbone, pretrained, side, objectness, seed: of `build_vit`. epochs, but at least min_steps; step_images: images a
+    step. rate: of AdamW, times `head_factor` for heads and class tokens; weight_decay; warm_up: share of the steps; power: of the
     polynomial decay. average: of the moving average of the weights that is kept. patience: share of the steps
     within which the loss must fall, else the training ends, 0 never to end early. crop: smallest share of the
     image's area in a training crop, so that the label stays true. distil: weight of `distillation_loss`, by which
@@ -48,6 +48,7 @@ class Recipe:
     objectness: bool
     seed: int
     epochs: int
+    min_steps: int
     step_images: int
     rate: float
     head_factor: float
@@ -305,7 +306,7 @@ def train_vit(
     if threads is not None:
         torch.set_num_threads(threads)
     size = min(recipe.step_images, len(images))
-    steps = max(1, recipe.epochs * len(images) // size)
+    steps = max(recipe.min_steps, recipe.epochs * len(images) // size)
     training = Training(recipe, labels.shape[1], steps, device, precision)
     folder = state / hashlib.sha256(f"{recipe.digest()}{data}{precision}".encode()).hexdigest()[:16]
     training.resume(folder)

@@ -97,7 +97,7 @@ def write_config(root: Path) -> None:
         "block": 4,
         "threads": 1,
         "augment": {"views": 4},
-        "train_vit": {"epochs": 2, "side": 64, "local_crops": 2},
+        "train_vit": {"epochs": 2, "min_steps": 1, "side": 64, "local_crops": 2},
         "train_fusion": {"min_steps": 4, "max_steps": 4, "crop": 48, "crops": 1},
     }
     (root / "run.yaml").write_text(yaml.safe_dump(values))

@@ -16,7 +16,7 @@ BASE = {
     "block": 4,
     "threads": 1,
     "augment": {"views": 3},
-    "train_vit": {"epochs": 1, "side": 64, "local_crops": 2, "calibration": 1},
+    "train_vit": {"epochs": 1, "min_steps": 1, "side": 64, "local_crops": 2, "calibration": 1},
     "train_fusion": {"min_steps": 2, "max_steps": 2, "crop": 48, "crops": 1, "batch": 2},
     "fuse": {"views": 1},
 }

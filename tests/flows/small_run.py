@@ -163,5 +163,5 @@ def small_config(folder: Path) -> None:
     (folder / "run.yaml").write_text(yaml.safe_dump(values))
 
 
-SMALL_VIT = {"epochs": 4, "side": 64, "local_crops": 2}
+SMALL_VIT = {"epochs": 4, "min_steps": 1, "side": 64, "local_crops": 2}
 SMALL_FUSION = {"min_steps": 10, "max_steps": 10, "crop": 48, "crops": 2}

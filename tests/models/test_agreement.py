@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from models.agreement import UNKNOWN, agreement, heeding, strongest, trust, trusted, with_marks
+from models.agreement import UNKNOWN, agreement, heeding, spoken, strongest, trust, trusted, with_marks
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
 CERTAIN = np.zeros(2, np.float32)
@@ -130,24 +130,43 @@ def marks(side=20):
 def test_without_marks_nothing_is_changed():
     given = case()
     nothing = np.full((20, 20), UNKNOWN, np.uint8)
-    assert heeding(given["p1"], given["p2"], nothing, given["slot_class"]) is given["p1"]
+    assert heeding(given["p1"], given["p2"], nothing, given["slot_class"], given["cam"]) is given["p1"]
     target = agreement(**given, **RULES)
     for before, after in zip(target, with_marks(target, nothing, given["slot_class"]), strict=True):
         np.testing.assert_array_equal(before, after)
 
 
-def test_where_the_only_class_is_marked_p2_decides_everywhere():
+def test_where_the_only_class_is_marked_p2_decides_but_where_marks_confirm_the_cam():
     given = case()
     given["p1"][:] = 3
-    found = heeding(given["p1"], given["p2"], marks(), given["slot_class"])
-    np.testing.assert_array_equal(found, given["p2"])
+    given["p2"][6, 6] = given["p2"][0, 0] = 0
+    found = heeding(given["p1"], given["p2"], marks(), given["slot_class"], given["cam"])
+    assert (found[5:10, 5:10] == 3).all()
+    outside = given["cam"][0] == 0
+    np.testing.assert_array_equal(found[outside], given["p2"][outside])
+    silent = heeding(given["p1"], given["p2"], marks(), given["slot_class"], 0 * given["cam"])
+    np.testing.assert_array_equal(silent, given["p2"])
+
+
+def test_the_cam_of_a_marked_class_speaks_where_marks_confirm_it():
+    cam = np.zeros((2, 20, 20), np.float32)
+    cam[0, 5:10, 5:10], cam[0, 10:12, 5:10], cam[0, 15:18, 15:18] = 0.9, 0.3, 0.9
+    cam[1] = 0.1
+    annotation = np.full((20, 20), UNKNOWN, np.uint8)
+    assert spoken(cam, annotation, np.array([3, 5], np.uint8)).all(), "without marks it speaks everywhere"
+    annotation[7, 7], annotation[19, 0] = 3, 3
+    found = spoken(cam, annotation, np.array([3, 5], np.uint8))
+    expected = np.zeros((20, 20), bool)
+    expected[5:12, 5:10] = True
+    np.testing.assert_array_equal(found[0], expected)
+    assert found[1].all()
 
 
 def test_a_class_without_marks_keeps_its_cam():
     given = case(classes=(3, 5))
     given["p1"][15:18, 15:18], given["p2"][15:18, 15:18] = 5, 0
     given["p1"][0, 0] = 3  # of the marked class: the CAM has no say
-    p1 = heeding(given["p1"], given["p2"], marks(), given["slot_class"])
+    p1 = heeding(given["p1"], given["p2"], marks(), given["slot_class"], given["cam"])
     assert (p1[15:18, 15:18] == 5).all()
     assert p1[0, 0] == given["p2"][0, 0] == 0
 

@@ -8,12 +8,15 @@ from models.agreement import UNKNOWN, Target
 from models.appearance import (
     OWN,
     TURNS,
+    WINDOW,
     Appearance,
+    Lesson,
     _auroc,
     _back,
     _in_cells,
     _in_pixels,
     _turned,
+    _window,
     lesson,
     look,
     outlined,
@@ -27,12 +30,7 @@ CPU = torch.device("cpu")
 CELLS = 8
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def scene(seed, k, size=(32, 32), known=True):
@@ -67,7 +65,7 @@ def trusted(net):
 
 
 def test_what_it_learned_of_some_images_it_sees_in_others():
-    net = trusted(teach(lessons(range(40)), 2, seed=0, device=CPU))
+    net = trusted(teach(lessons(range(40)), 2, steps=200, seed=0, device=CPU))
     for seed in range(100, 110):
         k = 1 + seed % 2
         feature, image, _, _, defect = scene(seed, k)
@@ -82,7 +80,7 @@ def test_an_image_without_a_class_teaches_what_none_looks_like():
     one = lesson(*scene(0, 0)[:4])
     assert one.target.shape == (0, CELLS, CELLS)
     assert (one.weight == 1).all()
-    ground = trusted(teach([one], 2, seed=0, device=CPU))
+    ground = trusted(teach([one], 2, steps=200, seed=0, device=CPU))
     assert asked(ground, *scene(1, 0)[:2], np.array([1, 2], np.uint8)).max() < 0.3
 
 
@@ -110,13 +108,13 @@ def test_targets_are_shares_of_what_is_known_in_a_cell():
 
 
 def test_it_says_nothing_of_what_it_does_not_know():
-    net = trusted(teach(lessons(range(6)), 2, seed=0, device=CPU))
+    net = trusted(teach(lessons(range(6)), 2, steps=200, seed=0, device=CPU))
     feature, image = scene(7, 1)[:2]
     assert (asked(net, feature, image, np.array([3], np.uint8)) == 0.5).all(), "a class that came later"
     assert (asked(None, feature, image, np.array([1], np.uint8)) == 0.5).all()
     assert asked(net, feature, image, np.zeros(0, np.uint8)).shape == (0, 32, 32)
     with pytest.raises(ValueError, match="no image"):
-        teach([], 2, seed=0, device=CPU)
+        teach([], 2, steps=200, seed=0, device=CPU)
 
 
 @pytest.mark.parametrize("size", [(32, 28), (7, 32), (300, 290), (200, 300)])
@@ -139,13 +137,13 @@ def test_the_longer_side_spans_all_cells(size):
 
 def test_it_is_trusted_as_far_as_it_is_right_about_others():
     taught, unseen = lessons(range(40)), lessons(range(100, 130))
-    net = teach(taught, 2, seed=0, device=CPU)
+    net = teach(taught, 2, steps=200, seed=0, device=CPU)
     assert net.trust.tolist() == [0, 0], "in nothing, as long as nobody has looked"
     right = trust_in(net, taught, unseen)
     assert (right > 0.8).all()
     noise = [one._replace(feature=np.random.default_rng(n).normal(size=one.feature.shape).astype(np.float16))
              for n, one in enumerate(taught[:8])]  # fmt: skip
-    lost = trust_in(teach(noise, 2, seed=0, device=CPU), noise, unseen)
+    lost = trust_in(teach(noise, 2, steps=200, seed=0, device=CPU), noise, unseen)
     assert (lost < 0.3).all(), "who learned nothing is hardly heard"
     net.trust.copy_(torch.tensor([0.5, 0.0]))
     feature, image = scene(7, 1)[:2]
@@ -159,7 +157,7 @@ def test_a_class_that_only_the_judged_images_show_is_not_spoken_of():
     """Its teachers, good ones among them, know no such class, and would vote it away."""
     taught = [lesson(*scene(seed, 1 if seed % 2 else 0)[:4]) for seed in range(20)]
     unseen = lessons(range(100, 112))  # class 2 among them
-    net = teach(taught, 2, seed=0, device=CPU)
+    net = teach(taught, 2, steps=200, seed=0, device=CPU)
     trust = trust_in(net, taught, unseen)
     assert trust[0] > 0.8
     assert trust[1] == 0
@@ -200,7 +198,7 @@ def test_sam_gives_the_outline_of_what_the_features_confirm(size):
 
 
 def test_where_sam_was_found_out_the_features_stand_as_they_are():
-    net = trusted(teach(lessons(range(6)), 2, seed=0, device=CPU))
+    net = trusted(teach(lessons(range(6)), 2, steps=200, seed=0, device=CPU))
     feature, image = scene(7, 1)[:2]
     classes, votes = np.array([1], np.uint8), np.zeros((1, 32, 32), np.float32)
     votes[0, :, :9] = 1
@@ -219,7 +217,7 @@ def test_turns_go_back():
 
 
 def test_it_is_indifferent_to_turns_and_repeats_itself():
-    first, again = (trusted(teach(lessons(range(6)), 2, seed=3, device=CPU)) for _ in range(2))
+    first, again = (trusted(teach(lessons(range(6)), 2, steps=200, seed=3, device=CPU)) for _ in range(2))
     assert all(torch.equal(a, b) for a, b in zip(first.parameters(), again.parameters(), strict=True))
     feature, image = scene(7, 1)[:2]
     seen = asked(first, feature, image, np.array([1], np.uint8))[0]
@@ -229,8 +227,37 @@ def test_it_is_indifferent_to_turns_and_repeats_itself():
     assert 0 <= seen.min() <= seen.max() <= 1
 
 
+def test_a_step_sees_windows_of_what_is_known():
+    """Of 60 × 40 cells in a square of 60 only some are known; a defect of one cell is in every other window."""
+    weight = np.zeros((60, 60), np.float32)
+    weight[:, :40] = 1
+    target = np.zeros((1, 60, 60), np.float32)
+    target[0, 50, 3] = 1
+    place = np.arange(3600, dtype=np.float32).reshape(1, 60, 60)
+    one, rng = Lesson(place, np.array([0]), target, weight), np.random.default_rng(0)
+    seen = [_window(rng, one) for _ in range(200)]
+    assert all(w.feature.shape == (1, WINDOW, WINDOW) and w.target.shape == (1, WINDOW, WINDOW) for w in seen)
+    assert all(w.weight.any() for w in seen)
+    for w in seen:  # what lies at the window's own border sees only half of its neighbours
+        top, left = divmod(int(w.feature[0, 0, 0]), 60)
+        whole = weight[top : top + WINDOW, left : left + WINDOW].copy()
+        whole[0] *= top == 0
+        whole[-1] *= top + WINDOW == 60
+        whole[:, 0] *= left == 0
+        whole[:, -1] *= left + WINDOW == 60
+        assert np.array_equal(w.weight, whole)
+    assert 0.4 < np.mean([w.target.any() for w in seen]) < 0.75
+    assert len({w.feature[0, 0, 0] for w in seen}) > 60
+    for w in seen:  # what belongs together stays together
+        assert np.array_equal(w.target[0] == 1, w.feature[0] == place[0, 50, 3])
+    small = _window(rng, Lesson(place[:, :8, :8], np.zeros(0, int), target[:0, :8, :8], weight[:8, :8]))
+    assert small.feature.shape == (1, 8, 8)
+    assert small.target.shape == (0, 8, 8)
+
+
 def test_steps_stay_within_bounds():
-    assert [steps_of(n) for n in (1, 150, 10_000)] == [200, 300, 600]
+    assert [steps_of(n, 200) for n in (1, 150, 10_000)] == [200, 300, 600]
+    assert steps_of(150, 10) == 30, "whoever wants a quick fusion wants a quick look"
 
 
 def test_what_cells_look_like_does_not_depend_on_the_light():

@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from models import bluefilm
 from models.bluefilm import CLASSES, FOLDERS, GOOD, SMALLEST_SHARE, digest, draw, pictures
 from models.film_defects import DEFECTS
 from models.film_fields import Dice, Grid
@@ -124,3 +125,9 @@ def test_nothing_is_shared_with_what_the_weights_were_trained_on(path):
 def test_errors_name_the_value(arguments, named):
     with pytest.raises(ValueError, match=named):
         draw(**{"name": "foam", "number": 0, **arguments})
+
+
+def test_a_defect_that_never_shows_is_an_error(monkeypatch):
+    monkeypatch.setattr(bluefilm, "SMALLEST_SHARE", 1.0)
+    with pytest.raises(RuntimeError, match="foam 3 of seed 0: no defect can be seen at 64 pixels"):
+        draw("foam", 3, side=SMALL)

@@ -122,10 +122,11 @@ def test_only_undecided_pixels_inside_the_image_are_free():
         assert free.sum() == 400
 
 
-def test_of_a_marked_class_the_cam_is_neither_target_nor_evidence():
+def test_of_a_marked_class_the_cam_is_neither_target_nor_evidence_where_no_mark_confirms_it():
     given = record(classes=(2, 4))
     given["p1"] = np.full_like(given["p1"], 2)  # the CAM would have class 2 everywhere
     given["annotation"][25, 25], given["annotation"][0, 0] = 2, 0
+    given["cam"][0, 20:30, 20:30] = 0  # the mark lies beside all that the CAM sees
     patches = cut(given, 32, 8, 0, **RULES)
     assert all((patch.evidence[0, 0] == 128).all() for patch in patches), "cam of class 2 says nothing"
     assert any(patch.evidence[1, 0].any() for patch in patches) == bool(given["cam"][1].any())

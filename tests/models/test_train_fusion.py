@@ -19,16 +19,12 @@ from models.train_fusion import Fold, others, schedule, steps_of, train_fusion
 QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
 
 
-LOOKS = FOLDS * 200
-"""Steps that come before those of the fusion's networks: both folds' of the look."""
+def looks(recipe):
+    """Steps of the look's networks, which come first."""
+    return FOLDS * min(200, 3 * recipe.max_steps)
 
 
-@pytest.fixture(autouse=True)
-def _one_thread():
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def _features(image, cells=12):
@@ -167,7 +163,7 @@ class KilledError(Exception):
 @pytest.mark.parametrize("moment", [-1, 1, 3, 6])  # -1: while the look is learned
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
     def kill(done, total, loss):
-        if done == LOOKS + moment:
+        if done == looks(QUICK) + moment:
             raise KilledError
 
     digests = []
@@ -182,7 +178,7 @@ def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
     assert logs[0] == logs[1]
 
 
-LONG = replace(QUICK, min_steps=60, max_steps=60)
+LONG = replace(QUICK, min_steps=30, max_steps=30)
 IDLE = replace(LONG, lr=1e-9, patience=0.1)
 
 
@@ -194,11 +190,11 @@ def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monk
     monkeypatch.setattr(patience, "LEAST", 3)
     seen, out = [], tmp_path / "out.safetensors"
     train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
-    assert seen[-1] == (LOOKS + 120, LOOKS + 120)  # bars finish
+    assert seen[-1] == (looks(IDLE) + 60,) * 2  # bars finish
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    taken = [int(told.split(" of 60: nothing improved after ")[0]) for told in steps_told(out)]
-    assert sum(taken) == len(seen) - LOOKS
-    assert all(30 <= steps < 60 for steps in taken)
+    taken = [int(told.split(" of 30: nothing improved after ")[0]) for told in steps_told(out)]
+    assert sum(taken) == len(seen) - looks(IDLE)
+    assert all(15 <= steps < 30 for steps in taken)
     logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
     assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
 
@@ -207,15 +203,15 @@ def test_a_training_that_improves_takes_all_its_steps(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "LEAST", 3)
     steady = replace(LONG, consistency=0.0)  # which ruins the networks of so few patches
     train_fusion(RECORDS, steady, out=tmp_path / "out.safetensors", state=tmp_path)
-    assert steps_told(tmp_path / "out.safetensors") == ["60", "60"]
+    assert steps_told(tmp_path / "out.safetensors") == ["30", "30"]
 
 
-@pytest.mark.parametrize("moment", [25, 60, 85, 120])  # 60 and 120: when a fold has just ended early
+@pytest.mark.parametrize("moment", [12, 30, 43, 60])  # 30 and 60: when a fold has just ended early
 def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, moment):
     monkeypatch.setattr(patience, "LEAST", 3)
 
     def kill(done, total, loss):
-        if done == LOOKS + moment:
+        if done == looks(IDLE) + moment:
             raise KilledError
 
     whole = {"out": tmp_path / "a" / "out.safetensors", "state": tmp_path / "a"}

@@ -18,7 +18,7 @@ from models.vit import METADATA, load_vit
 from models.vit_batches import Example, augment, draw, order
 
 RECIPE = Recipe(
-    backbone="tiny", pretrained=None, side=64, objectness=True, seed=3, epochs=6, step_images=4, rate=3e-4,
+    backbone="tiny", pretrained=None, side=64, objectness=True, seed=3, epochs=6, min_steps=1, step_images=4, rate=3e-4,
     head_factor=10.0, weight_decay=0.001, warm_up=0.1, power=0.9, average=0.9, patience=0.3, crop=0.8,
     distil=1.0, contrast=0.5, contrast_from=0.2, low=0.25, high=0.7, local_share=0.25, local_side=16, local_crops=4, width=16,
     temperature=0.5, momentum=0.9, scales=(1.0,), flip=False, calibration=2,
@@ -74,6 +74,17 @@ def test_a_killed_training_ends_with_the_same_bits(data, tmp_path: Path, monkeyp
     losses = [next((tmp_path / run).rglob("losses.csv")).read_text().splitlines() for run in "ab"]
     assert losses[0] == losses[1]
     assert len(losses[0]) == 1 + 18
+
+
+def test_a_small_set_is_seen_until_the_fewest_steps_are_done(data, tmp_path: Path):
+    images, labels = data
+    seen = []
+    few = replace(RECIPE, epochs=1, min_steps=7, contrast=0.0)
+    train_vit(
+        images[:8], labels[:8], few, out=tmp_path / "vit.safetensors", state=tmp_path / "state",
+        report=lambda step, steps, loss: seen.append((step, steps)),
+    )  # fmt: skip
+    assert seen == [(n, 7) for n in range(1, 8)], "one epoch would be two steps"
 
 
 def test_training_lowers_the_loss_and_finds_the_class(data, tmp_path: Path):

@@ -207,6 +207,23 @@ def test_one_outlier_alone_makes_no_maximum():
     assert smoothed_maximum(cam) == pytest.approx(1)
 
 
+@pytest.mark.parametrize("head", ["token", "patch", "auxiliary"])
+def test_the_score_is_the_mean_of_all_three_heads(model, monkeypatch, head):
+    image, forward = generate(21, 64).image, type(model).forward
+
+    def score():
+        return activate(model, image, ALL, scales=(1.0,), flip=False).score
+
+    def raised(self, *given, **how):
+        evidence = forward(self, *given, **how)
+        return replace(evidence, **{head: getattr(evidence, head) + 3.0})
+
+    before = score()
+    monkeypatch.setattr(type(model), "forward", raised)
+    after = score()
+    np.testing.assert_allclose(np.log(after / (1 - after)) - np.log(before / (1 - before)), 1.0, rtol=1e-3)
+
+
 def test_a_cam_lies_where_the_start_sees_something(model):
     surface = generate(21, 96, kind="blob", defects=3)
     seen = activate(model, surface.image, np.array([True, False, True]), scales=(0.5, 1.0), flip=True)
