@@ -4,9 +4,12 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
+import cv2
 import numpy as np
 
 UNKNOWN = 255
+FOOT = 0.25
+"""CAM value down to which what surrounds a mark is the same piece: the paper's L."""
 
 
 class Target(NamedTuple):
@@ -88,19 +91,39 @@ def agreement(
     return Target(slot, np.asarray(amount * trust(reliability, floor), np.float32))
 
 
-def heeding(p1: np.ndarray, p2: np.ndarray, annotation: np.ndarray, slot_class: np.ndarray) -> np.ndarray:
-    """P1 where a user has marked something: SAM was asked by the marks, so the CAM has no say there.
+def heeding(
+    p1: np.ndarray, p2: np.ndarray, annotation: np.ndarray, slot_class: np.ndarray, cam: np.ndarray
+) -> np.ndarray:
+    """P1 where a user has marked something: SAM was asked by the marks, so the CAM has a say where they confirm it.
 
-    Of a marked class P2 alone decides, and where all of an image's classes are marked it decides everywhere.
-    p1, p2, annotation: (y, x) uint8 label maps, 255 unknown or unmarked; slot_class: (slot,) uint8, 0 unused.
-    Returns (y, x) uint8.
+    Elsewhere P2 alone decides of a marked class, and where all of an image's classes are marked it decides everything.
+    p1, p2, annotation: (y, x) uint8 label maps, 255 unknown or unmarked; slot_class: (slot,) uint8, 0 unused; cam:
+    (slot, y, x) in [0, 1]. Returns (y, x) uint8.
     """
-    classes = slot_class[slot_class > 0]
-    marked = classes[np.isin(classes, annotation)]
-    if not len(marked):
+    used = slot_class > 0
+    here = np.isin(slot_class[used], annotation)
+    if not here.any():
         return p1
+    classes, marked = slot_class[used], slot_class[used][here]
+    confirmed = spoken(cam[used][here], annotation, marked).any(0)
     alone = np.isin(p1, marked) | np.isin(p2, marked) | (len(marked) == len(classes))
-    return np.asarray(np.where(alone, p2, p1))
+    return np.asarray(np.where(alone & ~confirmed, p2, p1))
+
+
+def spoken(cam: np.ndarray, annotation: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Where the CAM of each class may speak: of a class that the user marked, only where marks confirm it.
+
+    That is in components of at least FOOT that a mark touches; of a class without marks everywhere.
+    cam: (slot, y, x) in [0, 1]; annotation: (y, x) uint8 label map, 255 unmarked; classes: (slot,) uint8.
+    Returns (slot, y, x) bool.
+    """
+    found = np.ones(cam.shape, bool)
+    for n, k in enumerate(classes.tolist()):
+        marks = annotation == k
+        if marks.any():
+            index = cv2.connectedComponents((cam[n] >= FOOT).astype(np.uint8), connectivity=8)[1]
+            found[n] = np.isin(index, np.setdiff1d(index[marks], [0]))
+    return found
 
 
 def with_marks(target: Target, annotation: np.ndarray, slot_class: np.ndarray) -> Target:

@@ -49,7 +49,7 @@ def draw(name: str, number: int, *, seed: int = 0, side: int = SIDE) -> Picture:
     """Draw one image; the same arguments give the same pixels.
 
     name: one of FOLDERS; number: from 0, its place in the class; seed: of the set, not negative; side: pixels.
-    Raises ValueError for any other value.
+    Raises ValueError for any other value, RuntimeError where a hundred attempts show hardly anything of the defect.
     """
     _check(name, number, seed, side)
     key = (seed, FOLDERS.index(name), number)
@@ -63,6 +63,10 @@ def draw(name: str, number: int, *, seed: int = 0, side: int = SIDE) -> Picture:
             mask[(outline < 0.0) & (scene.outside < 0.0)] = CLASSES.index(name) + 1
         if name == GOOD or int(np.count_nonzero(mask)) >= SMALLEST_SHARE * mask.size:
             break
+    else:
+        raise RuntimeError(
+            f"{name} {number} of seed {seed}: no defect can be seen at {side} pixels; take another seed or side"
+        )
     return Picture(name, number, camera(Dice(*key, 2), lit(scene, light), grid), mask)
 
 

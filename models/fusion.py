@@ -164,16 +164,15 @@ def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarra
     return np.concatenate([grey.transpose(2, 0, 1), evidence.astype(np.float32) - 0.5])
 
 
-def heard(evidence: np.ndarray, weight: np.ndarray, trusted: np.ndarray | None = None) -> np.ndarray:
+def heard(evidence: np.ndarray, weight: np.ndarray, spoken: np.ndarray | None = None) -> np.ndarray:
     """Silence SAM where it was found out: it missed a piece of the CAM, or invented one (weight 0).
 
-    evidence: (slot, EVIDENCE, y, x) in [0, 1]; weight: (y, x) of the ensemble; trusted: (slot,) bool,
-    classes that the user marked, whose CAM is silenced (None: none). Returns a float32 array of
-    evidence's shape, in which what was not silenced decides.
+    evidence: (slot, EVIDENCE, y, x) in [0, 1]; weight: (y, x) of the ensemble; spoken: (slot, y, x) bool, where the CAM
+    may speak (None: everywhere). Returns a float32 array of evidence's shape, in which what was not silenced decides.
     """
     out = evidence.astype(np.float32)
-    if trusted is not None:
-        out[trusted, 0] = UNSAID[0]
+    if spoken is not None:
+        out[:, 0] = np.where(spoken, out[:, 0], UNSAID[0])
     out[:, 1:3] = np.where(weight == 0, np.reshape(UNSAID[1:3], (2, 1, 1)), out[:, 1:3])
     return out
 

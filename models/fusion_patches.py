@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.agreement import UNKNOWN, Target, agreement, heeding, trusted, with_marks
+from models.agreement import UNKNOWN, Target, agreement, heeding, spoken, trusted, with_marks
 from models.fusion import EVIDENCE, UNSAID, fold_of, heard, planes, turned
 from models.photometry import Contrast, contrast
 
@@ -78,7 +78,7 @@ def _window(x: np.ndarray, corner: tuple[int, int], side: int, **pad: Any) -> np
 
 def target_of(record: Record, **rules: float) -> Target:
     """What an image teaches: agreement of P1 and P2, marks, or the mask that somebody drew. rules: of `agreement`."""
-    p1 = heeding(record["p1"], record["p2"], record["annotation"], record["slot_class"])
+    p1 = heeding(record["p1"], record["p2"], record["annotation"], record["slot_class"], record["cam"])
     target = agreement(
         p1, record["p2"], record["weight"], record["slot_class"], record["cam"], record["mean"],
         record["reliability"], **rules,
@@ -105,9 +105,8 @@ def cut(
     if look is None:
         look = np.full((len(said), *said.shape[2:]), UNSAID[3], np.float32)
     evidence = np.concatenate([said, look[:, None]], 1)
-    evidence = heard(
-        evidence, record["weight"], np.isin(record["slot_class"][used], record["annotation"])
-    )  # as in the stage: a marked class is not asked of the CAM
+    where = spoken(record["cam"][used], record["annotation"], record["slot_class"][used])
+    evidence = heard(evidence, record["weight"], where)  # as in the stage
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, len(EVIDENCE), *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])

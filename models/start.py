@@ -25,7 +25,11 @@ WIDTH, DEPTH, HEADS, PATCH, SIDE = 192, 4, 3, 8, 128
 KINDS = 5  # kinds of procedural defect; 0 of the kind head's 1 + KINDS classes is bare surface
 CONTRAST_FLOOR = 0.02  # standard deviation, of grey values in [0, 1], below which noise is not blown up
 MULTIPLE = 16  # pixels: sides that the network sees are rounded up to this
-SCALES = (0.75, 0.5, 0.35)  # of an image: the start learned on 128², and sees large faint defects from afar
+SCALES = (
+    0.75,
+    0.5,
+    0.35,
+)  # of an image: the start learned on 128², and sees large faint defects from afar
 
 
 def standardise(image: Tensor, valid: Tensor | None = None) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -26,13 +27,15 @@ class Piece:
     """One connected piece of a defect, cut out at its bounding box.
 
     region: (y, x) bool, its pixels; top, left: where the cut starts in the image, in pixels.
-    bounded: whether the region is the defect's (of a CAM), or only marks upon it.
+    bounded: whether the region is the defect's (of a CAM), or only marks upon it. marks: (pixel, 2) int x, y in the
+    image's frame, what the user marked of it, if anything.
     """
 
     region: np.ndarray
     top: int
     left: int
     bounded: bool = True
+    marks: np.ndarray | None = None
 
     @property
     def box(self) -> np.ndarray:
@@ -143,8 +146,9 @@ def find_pieces(
 ) -> tuple[list[Piece], np.ndarray]:
     """Connected pieces of one class, largest first, and where its background is.
 
-    Marks of the class, if there are any, else the CAM: components of at least `high`. Background is what
-    the user marked as such, else where the CAM is at most `low`; each threshold as by `cam_level`.
+    Marks of the class, if there are any, each with what the CAM says of it (see `marked_pieces`), else the CAM:
+    components of at least `high`. Background is what the user marked as such, else where the CAM is at most `low`; each
+    threshold as by `cam_level`.
     heat: (y, x) float32 CAM of the class; marks: (y, x) uint8 label map, 255 unmarked; k: the class.
     Returns pieces, none only where the CAM is zero everywhere, and (y, x) bool background.
     """
@@ -152,12 +156,38 @@ def find_pieces(
     if not background.any():
         background = (heat <= cam_level(heat, low, high)) & (marks != k)
     if (marks == k).any():
-        return components(marks == k, bounded=False), background
+        strong = heat >= cam_level(heat, high, high) if heat.max() > 0 else np.zeros(heat.shape, bool)
+        return marked_pieces(marks == k, strong), background
     if not heat.max() > 0:
         return [], background
     found = components(heat >= cam_level(heat, high, high))
     large = [piece for piece in found if piece.region.sum() >= min_area * heat.size]
     return large or found[:1], background
+
+
+def marked_pieces(marks: np.ndarray, strong: np.ndarray) -> list[Piece]:
+    """A piece for each connected mark, largest first: what to ask is the user's word, how far it reaches the CAM's.
+
+    marks: (y, x) bool; strong: (y, x) bool, where the CAM sees the class. Of a mark upon a component of `strong` all of that
+    component is asked about, of one with several marks each the pixels that are nearest; without a box, as the CAM may
+    see no more than a part. A component without a mark is not asked about, and a mark beside all of them is alone.
+    """
+    index = cv2.connectedComponents(strong.astype(np.uint8), connectivity=8)[1]
+    nearest = cv2.distanceTransformWithLabels(
+        (~marks).astype(np.uint8), cv2.DIST_L2, 5, labelType=cv2.DIST_LABEL_CCOMP
+    )[1]
+    found = []
+    for mark in components(marks, bounded=False):
+        x, y = mark.pixels.T
+        region = marks & (nearest == nearest[y[0], x[0]])
+        touched = np.setdiff1d(index[y, x], [0])
+        if len(touched):
+            region |= np.isin(index, touched) & (nearest == nearest[y[0], x[0]])
+        rows, columns = np.flatnonzero(region.any(1)), np.flatnonzero(region.any(0))
+        top, left = int(rows[0]), int(columns[0])
+        cut = region[top : int(rows[-1]) + 1, left : int(columns[-1]) + 1]
+        found.append(Piece(cut, top, left, bounded=False, marks=mark.pixels))
+    return sorted(found, key=lambda piece: -int(piece.region.sum()))
 
 
 def components(region: np.ndarray, bounded: bool = True) -> list[Piece]:
@@ -190,12 +220,17 @@ def draw_points(
     core, pixels, beside = (
         _few(rng, each) for each in (piece.core, piece.pixels, _beside(piece, background))
     )
+    marks = pixels[:0]
+    if piece.marks is not None and len(piece.marks) < len(piece.pixels):  # the rest is the CAM's
+        marks = _few(rng, piece.marks)
     for j, view in enumerate(views):
         seen = _seen(pixels, view, size)
         if len(seen) < max(1, SEEN * len(pixels)):
             continue
         deep = _seen(core, view, size)
-        yes = spread(rng, deep if len(deep) else seen, positives)
+        # of what is marked and seen by the CAM, the half of the points lies upon marks: they are sure
+        yes = spread(rng, _seen(marks, view, size), math.ceil(positives / 2))
+        yes = np.concatenate([yes, spread(rng, deep if len(deep) else seen, positives - len(yes))])
         no = spread(rng, _seen(beside, view, size), negatives)
         placed = view.apply_points(np.concatenate([yes, no]), size)
         out[j, : len(placed), :2] = placed
@@ -247,7 +282,7 @@ def _beside(piece: Piece, background: np.ndarray) -> np.ndarray:
 
 STAGE = Stage(
     name="prompt",
-    version=1,
+    version=2,
     function=prompt,
     reads=("cam", "annotation", "slot_class", "size", "view", "sha256"),
     writes=(
@@ -265,7 +300,7 @@ STAGE = Stage(
             dtype="float32",
             kind="coordinate",
             units="pixel",
-            description="x0, y0, x1, y1 of the piece in the image's frame; NaN where unused or only marked",
+            description="x0, y0, x1, y1 of the piece in the image's frame; NaN where unused or marked",
         ),
         ArraySpec(
             name="dropped",

@@ -206,15 +206,20 @@ def test_what_is_all_but_sure_is_still_told_apart():
     assert 1 > sure > less
 
 
-def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_not_heard(model):
+def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_heard_where_marks_confirm_it(model):
     given = one(block(), 1)
-    plain = fuse(**given, model=model, **SETTINGS)
+    cam = given["cam"][0, 1]  # of class 3, which is marked
+    cam[:], cam[:8, :8], cam[12:18, 9:15] = 0.1, 0.9, 0.9
     given["annotation"][0, :3, :3], given["annotation"][0, 10, :5] = 3, 0
     found = fuse(**given, model=model, **SETTINGS)
     assert (found["p"][0, :3, :3] == 3).all()
     assert (found["p"][0, 10, :5] == 0).all()
     assert (found["confidence"][0, :3, :3] == 1).all()
-    assert (found["p"] != plain["p"]).sum() > 14, "its CAM had a say before"
-    other = {**given, "cam": given["cam"].copy()}
-    other["cam"][0, 1] = 1 - other["cam"][0, 1]  # of class 3, which is marked
-    np.testing.assert_array_equal(fuse(**other, model=model, **SETTINGS)["p"], found["p"])
+
+    def with_cam(rows, columns, value):
+        other = given | {"cam": given["cam"].copy()}
+        other["cam"][0, 1, rows, columns] = value
+        return fuse(**other, model=model, **SETTINGS)["confidence"]
+
+    np.testing.assert_array_equal(with_cam(slice(12, 18), slice(9, 15), 0.0), found["confidence"])
+    assert not np.array_equal(with_cam(slice(4, 8), slice(4, 8), 0.3), found["confidence"])

@@ -130,7 +130,7 @@ def test_a_cam_of_zeros_has_no_prompt():
     assert np.isnan(out["box"]).all()
 
 
-def test_marks_take_the_cams_place():
+def test_marks_beside_the_cam_take_its_place():
     marks = np.full(SIZE, 255, np.uint8)
     marks[40:43, 60:80] = 1
     marks[10, 5:50] = 0
@@ -138,6 +138,45 @@ def test_marks_take_the_cams_place():
     for *_, label, x, y in in_image(out):
         assert marks[y, x] == (1 if label else 0)
     assert np.isnan(out["box"]).all()  # marks do not bound the defect
+
+
+def test_a_mark_upon_the_cam_is_asked_about_with_more_of_its_component():
+    marks = np.full(SIZE, 255, np.uint8)
+    marks[20, 15] = 1
+    out = prompt(**block([heat_of((5, 5, 30, 30), (35, 50, 55, 85))], marks), **SETTINGS)
+    assert np.isnan(out["box"]).all(), "the CAM may see a part of the piece alone"
+    assert np.isfinite(out["point"][0, 0]).any((1, 2, 3)).sum() == 1, "what is not marked is not asked about"
+    points = [(j, x, y) for *_, j, label, x, y in in_image(out) if label]
+    assert all(5 <= x < 30 and 5 <= y < 30 for _, x, y in points)
+    for j, view in enumerate(VIEWS):
+        window = view.shown(SIZE)
+        if window.top <= 20 < window.top + window.height and window.left <= 15 < window.left + window.width:
+            assert (j, 15, 20) in points, "the mark itself is asked about in every view that shows it"
+    assert len({(x, y) for _, x, y in points}) > 4, "and so are other places of the piece"
+
+
+def test_marks_upon_one_component_share_it_by_what_is_nearest():
+    marks = np.full(SIZE, 255, np.uint8)
+    marks[20, 10] = marks[20, 60] = 1
+    out = prompt(**block([heat_of((5, 5, 30, 80))], marks), **SETTINGS)
+    by_piece = [
+        {(x, y) for _, p, *_, label, x, y in in_image(out) if label and p == piece} for piece in (0, 1)
+    ]
+    for points in by_piece:
+        left = (10, 20) in points
+        assert left != ((60, 20) in points)
+        assert all((x <= 36) == left or abs(x - 35) <= 2 for x, _ in points)
+        assert len(points) > 3
+
+
+def test_a_scribble_is_asked_about_as_often_as_the_rest_of_its_piece():
+    marks = np.full(SIZE, 255, np.uint8)
+    marks[8, 6:29] = 1
+    out = prompt(**block([heat_of((5, 5, 30, 30))], marks, views=VIEWS[:3]), **SETTINGS | {"positives": 4})
+    for j in range(3):
+        upon = [marks[y, x] == 1 for *_, view, label, x, y in in_image(out, VIEWS[:3]) if label and view == j]
+        assert len(upon) == 4
+        assert sum(upon) >= 2
 
 
 def test_marks_of_another_class_do_not():
