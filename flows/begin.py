@@ -35,6 +35,7 @@ def run_config(config: Path, console: Console, selection: Selection | None = Non
         if run.idle():
             return close_night(run, run.digests("fuse"))
     announce(run, console)
+    console.print("starting Prefect; progress follows", highlight=False)
     changes = run.catalogue.changes
     summary = _worked(settings, config, console, selection)
     # the flow's own look came second and saw no change any more

@@ -7,6 +7,7 @@ import io
 import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -79,10 +80,12 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
         from flows.report import report_of_run  # the browser page's libraries are loaded where there is work
 
         summary.notes.append(report_of_run(store.root))
-        summary.notes.append(
-            f"next: `bluemask browse {store.root}` shows the labels to doubt first, "
-            f"`bluemask export {store.root} FOLDER` writes them for a training"
-        )
+        if run.plan.receipts["fuse"]:
+            root = quote(str(store.root))
+            summary.notes.append(
+                f"next: `bluemask browse {root}` shows the labels to doubt first, "
+                f"`bluemask export {root} FOLDER` writes them for a training"
+            )
     summary.contradictions, summary.contradicted = night.contradictions, night.contradicted
     if _in_a_flow():
         leave_artifacts(store, summary, night, record)

@@ -52,7 +52,7 @@ def _table(summary: Summary) -> Table:
 
 def _print_notes(summary: Summary, console: Console) -> None:
     for note in summary.notes:
-        console.print(f"[dim]{escape(note)}[/]")
+        console.print(f"[dim]{escape(note)}[/]", soft_wrap=True)  # commands in it are there to be copied
 
 
 def _print_contradictions(summary: Summary, console: Console) -> None:

@@ -8,6 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from shlex import quote
+from tempfile import TemporaryDirectory
 
 import cv2
 from rich.console import Console
@@ -31,7 +32,11 @@ def synthesise(folder: Path, *, count: int, seed: int, side: int) -> int:
     if folder.is_file() or (folder.is_dir() and any(folder.iterdir())):
         raise ConfigError(f"{folder} is not empty; name a new folder for the set: bluemask synth FOLDER")
     console = Console()
-    found = write_set(folder, count=count, seed=seed, side=side)
+    folder.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=".drawing-", dir=folder) as growing:  # a folder holds a whole set or none
+        found = write_set(Path(growing), count=count, seed=seed, side=side)
+        for part in (IMAGES, MASKS):
+            (Path(growing) / part).replace(folder / part)
     total = count * len(FOLDERS)
     console.print(f"{total} images of {side} × {side} pixels, {count} each of {', '.join(FOLDERS)}")
     console.print(f"sha256 of the pixels: {found}", highlight=False, soft_wrap=True)

@@ -25,6 +25,8 @@ def test_the_first_run_does_everything_and_tells_of_the_broken_file(finished):
     assert "14 images" in out
     assert "blob/broken.png" in out
     assert "quarantined" in out
+    assert f"next: `bluemask browse {finished.store.root}`" in out
+    assert "starting Prefect" in finished.first_run.stderr, "what takes seconds and shows no bar is announced"
     for stage in stages():
         assert len(finished.store.receipts(stage.name)) == 4
         assert stage.name in out
@@ -57,6 +59,8 @@ def test_a_second_run_finds_nothing_to_do(site):
     result = site.command("run", str(site.path))
     assert result.returncode == 3  # the broken file is still there
     assert "nothing to do" in result.stdout
+    assert "next:" not in result.stdout
+    assert "Prefect" not in result.stderr
     assert not (site.root / "prefect" / "prefect.db").exists(), "no server is started for nothing"
     assert site.digests() == before
 

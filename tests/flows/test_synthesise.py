@@ -1,5 +1,7 @@
 """`bluemask synth`: what lies on disk, and what it refuses."""
 
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
@@ -49,6 +51,24 @@ def test_a_folder_that_holds_anything_is_refused(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
     with pytest.raises(ConfigError, match="is not empty"):
         synthesise(tmp_path / "notes.txt", count=1, seed=0, side=SIDE)
+
+
+def test_a_drawing_that_is_interrupted_leaves_nothing(tmp_path, monkeypatch):
+    whole = module.draw
+
+    def stopped(name, number, **how):
+        if name == FOLDERS[1]:
+            raise KeyboardInterrupt
+        return whole(name, number, **how)
+
+    monkeypatch.setattr(module, "draw", stopped)
+    with pytest.raises(KeyboardInterrupt):
+        synthesise(tmp_path, count=1, seed=0, side=SIDE)
+    assert not list(tmp_path.iterdir())
+    monkeypatch.undo()
+    monkeypatch.chdir(tmp_path)
+    assert synthesise(Path(), count=1, seed=5, side=SIDE) == 0, "and can be taken up"
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["images", "masks"]
 
 
 def test_it_says_what_to_do_next(tmp_path, capsys):
