@@ -27,7 +27,7 @@ class Piece:
     """One connected piece of a defect, cut out at its bounding box.
 
     region: (y, x) bool, its pixels; top, left: where the cut starts in the image, in pixels.
-    bounded: whether the region is the defect's (of a CAM), or only marks upon it. marks: (pixel, 2) int x, y in the
+    bounded: whether the region's box is the defect's; not of one that the user marked. marks: (pixel, 2) int x, y in the
     image's frame, what the user marked of it, if anything.
     """
 
