@@ -19,11 +19,12 @@ from pathlib import Path
 from typing import Any
 
 MODELS = (
-    ("models.sam", "encode"),
     ("models.sam_decoder", "answer_prompts"),
     ("models.cams", "activate"),
     ("models.fusion", "probabilities"),
 )
+ENCODER = ("_launch", "_wait_for")
+"""Of `models.sam`: a GPU is at work from the one until the other is done."""
 TRAININGS = (("models.train_vit", "train_vit"), ("models.train_fusion", "train_fusion"))
 
 
@@ -50,6 +51,27 @@ class Clock:
 
         setattr(home, name, watched)
 
+    def watch_between(self, module: str, first: str, last: str) -> None:
+        """Count from each call of a function until one of another is over."""
+        home = importlib.import_module(module)
+        begin: Callable[..., Any] = getattr(home, first)
+        end: Callable[..., Any] = getattr(home, last)
+
+        @wraps(begin)
+        def begun(*args: Any, **keywords: Any) -> Any:
+            self._enter()
+            return begin(*args, **keywords)
+
+        @wraps(end)
+        def ended(*args: Any, **keywords: Any) -> Any:
+            try:
+                return end(*args, **keywords)
+            finally:
+                self._leave()
+
+        setattr(home, first, begun)
+        setattr(home, last, ended)
+
     def _enter(self) -> None:
         with self._lock:
             if not self._running:
@@ -71,6 +93,7 @@ def measure(config: Path) -> dict[str, Any]:
     for clock, functions in ((inference, MODELS), (training, TRAININGS)):
         for module, name in functions:
             clock.watch(module, name)
+    inference.watch_between("models.sam", *ENCODER)
     from flows.begin import run_config
 
     started = time.perf_counter()

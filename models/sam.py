@@ -1,7 +1,10 @@
 """The one place where a Sam is built from a checkpoint and where its image encoder is run."""
 
+from collections import deque
+from collections.abc import Iterable, Iterator
+from functools import cache
 from pathlib import Path
-from typing import cast
+from typing import NamedTuple, cast
 
 import numpy as np
 import torch
@@ -74,6 +77,49 @@ def encode(
     bfloat16; half: round what comes out to float16 (infinite where it is beyond that) before it leaves the device.
     Returns (n, d, h, w) float32 or float16. Raises ValueError for a wrong shape or precision.
     """
+    return _wait_for(_launch(sam, augmented, input_sizes, precision, half=half))
+
+
+def encode_each(
+    sam: Sam,
+    calls: Iterable[tuple[NDArray[np.uint8], NDArray[np.integer]]],
+    precision: str,
+    *,
+    half: bool = False,
+) -> Iterator[NDArray[np.floating]]:
+    """`encode` of several batches, in order. A GPU is given the next one before the last is waited for.
+
+    calls: `augmented` and `input_sizes` of each; on a GPU they are taken one ahead of what is given out, so that an error
+    in one comes before the result of the one before it.
+    """
+    if sam.device.type != "cuda":
+        for frames, sizes in calls:
+            yield encode(sam, frames, sizes, precision, half=half)
+        return
+    under_way: deque[_Pending] = deque()
+    for frames, sizes in calls:
+        under_way.append(_launch(sam, frames, sizes, precision, half=half))
+        if len(under_way) > 1:
+            yield _wait_for(under_way.popleft())
+    yield from map(_wait_for, under_way)
+
+
+class _Pending(NamedTuple):
+    """Embeddings on their way to the host; done: when they are there, None: now."""
+
+    there: Tensor
+    done: torch.cuda.Event | None
+
+
+def _launch(
+    sam: Sam,
+    augmented: NDArray[np.uint8],
+    input_sizes: NDArray[np.integer],
+    precision: str,
+    *,
+    half: bool,
+) -> _Pending:
+    """As `encode`, but a GPU is not waited for."""
     side = sam.image_encoder.img_size
     if augmented.ndim != 4 or augmented.shape[1:] != (side, side, 3):
         raise ValueError(f"augmented is {augmented.shape}; this SAM reads (n, {side}, {side}, 3)")
@@ -83,17 +129,45 @@ def encode(
         )
     if precision not in PRECISIONS:
         raise ValueError(f"precision {precision!r} is not known; choose one of {', '.join(PRECISIONS)}")
-    frames = torch.from_numpy(np.ascontiguousarray(augmented)).to(sam.device)
-    sizes = torch.from_numpy(np.asarray(input_sizes, np.int64)).to(sam.device)
+    given = (np.ascontiguousarray(augmented), np.asarray(input_sizes, np.int64))
     with torch.inference_mode():
+        frames, sizes = _upload(given, sam.device)
         embedding = _embed(sam.image_encoder, normalise(sam, frames, sizes), PRECISIONS[precision])
-        return _brought(embedding.half() if half else embedding.float())
+        found = embedding.half() if half else embedding.float()
+        if found.device.type != "cuda":
+            return _Pending(found.contiguous(), None)
+        # into page-locked memory, which a GPU writes some ten times as fast
+        there = torch.empty(found.shape, dtype=found.dtype, pin_memory=True)
+        there.copy_(found, non_blocking=True)
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
+        done.record(torch.cuda.current_stream(found.device))
+        return _Pending(there, done)
 
 
-def _brought(found: Tensor) -> NDArray[np.floating]:
-    """To the host; into page-locked memory, which a GPU writes some ten times as fast."""
-    there = torch.empty(found.shape, dtype=found.dtype, pin_memory=found.device.type == "cuda")
-    return np.asarray(there.copy_(found).numpy())
+def _wait_for(pending: _Pending) -> NDArray[np.floating]:
+    """The embeddings, once they are there."""
+    if pending.done is not None:
+        pending.done.synchronize()
+    return np.asarray(pending.there.numpy())
+
+
+def _upload(arrays: Iterable[NDArray[np.generic]], device: torch.device) -> list[Tensor]:
+    """To the device; to a GPU beside what it is at, not after it."""
+    if device.type != "cuda":
+        return [torch.from_numpy(array).to(device) for array in arrays]
+    current, beside = torch.cuda.current_stream(device), _upload_stream(device)
+    with torch.cuda.stream(beside):
+        tensors = [torch.from_numpy(array).to(device) for array in arrays]
+    current.wait_stream(beside)
+    for tensor in tensors:  # or its memory would be given to the next batch while this one is still read
+        tensor.record_stream(current)
+    return tensors
+
+
+@cache
+def _upload_stream(device: torch.device) -> torch.cuda.Stream:
+    """A stream of its own for what goes to a GPU."""
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
 
 def _embed(encoder: nn.Module, images: Tensor, dtype: torch.dtype) -> Tensor:

@@ -3,18 +3,20 @@
 Two forms of SAM's attention with decomposed relative positions, both exact:
 
 - folded, for accelerators and for the windows of a CPU: with q' = [q·s, q·Rh, q·Rw] and k' = [k, onehot(row),
-  onehot(column)] it is plain attention, softmax(q'k'ᵀ)v, which the fused kernels compute;
+  onehot(column)] it is plain attention, softmax(q'k'ᵀ)v, which the fused kernels compute; they multiply by s themselves,
+  so that there q' = [q, q·Rh/s, q·Rw/s];
 - tiled, for a CPU's attention over the whole image: the very sums of the official code, for as many queries at a time
   as fit a core's cache. It does a third of the folded form's products, and memory is touched once.
 
-Padding of windows is never projected: SAM pads with zeros after the norm, so that a padded token's query, key and
-value are the biases, whatever the image.
+On a CPU padding of windows is never projected: SAM pads with zeros after the norm, so that a padded token's query, key
+and value are the biases, whatever the image.
 """
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -41,11 +43,46 @@ def folded_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Ten
     q, k, v: (batch, head, y * x, d); rows: (y, y, d), the relative positions Rh of each pair of rows; columns:
     (x, x, d), Rw. Returns (batch, head, y * x, d).
     """
-    spare = -(q.shape[-1] + len(rows) + len(columns)) % ALIGNED
-    query, key = _folded(q, k, rows, columns, spare)
-    d, narrow = q.shape[-1], q.dtype == torch.float32 or _takes_narrow_values(q.device)
+    d, scale = q.shape[-1], q.shape[-1] ** -0.5
+    spare = -(d + len(rows) + len(columns)) % ALIGNED
+    grid = q.view(*q.shape[:2], len(rows), len(columns), d)  # (batch, head, y, x, d)
+    nothing = q.new_zeros(()).expand(*grid.shape[:4], spare)
+    # the kernel scales the sum, so that q need not be written for it
+    query = torch.cat([grid, *_relative_views(q, rows / scale, columns / scale), nothing], -1).flatten(2, 3)
+    places = _places(len(rows), len(columns), spare, q.dtype, q.device)
+    key = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
+    narrow = q.dtype == torch.float32 or _takes_narrow_values(q.device)
     value = v if narrow else F.pad(v, (0, query.shape[-1] - d))
-    return F.scaled_dot_product_attention(query, key, value, scale=1.0)[..., :d]
+    return F.scaled_dot_product_attention(query, key, value, scale=scale)[..., :d]
+
+
+def _relative_views(q: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """q·Rh and q·Rw as `_relative` gives them, (batch, head, y, x, y) and (…, x), but as views of one product.
+
+    Rh of a pair of rows hangs on their distance alone, so what a row needs of q times all distances is a part without
+    gaps, which begins one further left for every row further down.
+    """
+    (batch, heads, tokens, _), height, width = q.shape, len(rows), len(columns)
+    table = torch.cat([rows[-1], rows[0, 1:], columns[-1], columns[0, 1:]])  # (2y - 1 + 2x - 1, d)
+    each = q.transpose(0, 1).flatten(1, 2)  # (head, batch * y * x, d), q's own memory
+    wide = len(table)
+    product = torch.bmm(each, table.T.expand(heads, -1, -1)).view(-1)
+    outer = (tokens * wide, batch * tokens * wide)
+    by_row = product.as_strided(
+        (batch, heads, height, width, height), (*outer, width * wide - 1, wide, 1), height - 1
+    )
+    by_column = product.as_strided(
+        (batch, heads, height, width, width), (*outer, width * wide, wide - 1, 1), 2 * height - 1 + width - 1
+    )
+    return by_row, by_column
+
+
+@lru_cache(maxsize=16)
+def _places(height: int, width: int, spare: int, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """What is appended to the keys: onehot(row), onehot(column), zeros; (y * x, y + x + spare)."""
+    place = torch.arange(height * width, device=device)
+    parts = [F.one_hot(place // width, height), F.one_hot(place % width, width)]
+    return torch.cat([*parts, place.new_zeros(height * width, spare)], 1).to(dtype)
 
 
 def _takes_narrow_values(device: torch.device) -> bool:
@@ -55,29 +92,11 @@ def _takes_narrow_values(device: torch.device) -> bool:
 
 def folded_products(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The same by plain products, where all logits fit the caches. Arguments and result as of `folded_attention`."""
-    query, key = _folded(q, k, rows, columns)
+    query = torch.cat([q * q.shape[-1] ** -0.5, *_relative(q, rows, columns)], -1)
+    places = _places(len(rows), len(columns), 0, q.dtype, q.device)
+    key = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
     logits = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2).contiguous())
     return torch.bmm(logits.softmax(-1), v.flatten(0, 1)).view_as(q)
-
-
-def _folded(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor, spare: int = 0) -> tuple[Tensor, Tensor]:
-    """Queries and keys, (batch, head, y * x, d + y + x + spare), whose products are the logits with relative positions.
-
-    spare: zeros at the end; each side is written once.
-    """
-    height, width = len(rows), len(columns)
-    place = torch.arange(height * width, device=q.device)
-    ones = torch.cat(
-        [
-            F.one_hot(place // width, height),  # (y * x, y)
-            F.one_hot(place % width, width),
-            place.new_zeros(height * width, spare),
-        ],
-        1,
-    ).to(q.dtype)
-    nothing = q.new_zeros(()).expand(*q.shape[:3], spare)
-    query = torch.cat([q * q.shape[-1] ** -0.5, *_relative(q, rows, columns), nothing], -1)
-    return query, torch.cat([k, ones.expand(*k.shape[:2], -1, -1)], -1)
 
 
 def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
@@ -160,15 +179,18 @@ class _Layer:
 
     def attend(self, tokens: Tensor) -> Tensor:
         """Attention before its projection; (n, y, x, dim) to the same."""
-        qkv = F.linear(tokens, *self.qkv)  # (n, y, x, 3 * dim)
         if not self.window:
-            return self._whole(qkv)
-        height, width = qkv.shape[1:3]
-        padded = self._padded(qkv, height + -height % self.window, width + -width % self.window)
-        windows, extent = window_partition(padded, self.window)
-        # on a CPU a row of windows at a time, which the caches hold
-        together = extent[1] // self.window if by_tiles(tokens.device) else len(windows)
-        done = torch.cat([self._whole(part) for part in windows.split(together)])
+            return self._whole(F.linear(tokens, *self.qkv))
+        height, width = tokens.shape[1:3]
+        if by_tiles(tokens.device):
+            qkv = F.linear(tokens, *self.qkv)  # (n, y, x, 3 * dim)
+            padded = self._padded(qkv, height + -height % self.window, width + -width % self.window)
+            windows, extent = window_partition(padded, self.window)
+            # a row of windows at a time, which the caches hold
+            done = torch.cat([self._whole(part) for part in windows.split(extent[1] // self.window)])
+        else:  # a product over the padding is less than a copy of queries, keys and values
+            windows, extent = window_partition(tokens, self.window)
+            done = self._whole(F.linear(windows, *self.qkv))
         joined: Tensor = window_unpartition(done, self.window, extent, (height, width))
         return joined
 

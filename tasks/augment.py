@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from itertools import cycle
 from typing import Literal
 
+import cv2
 import numpy as np
+import pyarrow as pa
 from PIL import Image
 
 from storage.arrays import ArraySpec
@@ -50,22 +52,35 @@ def augment(
         rng = image_rng(seed, sha256[n])
         drawn = draw_views(rng, views, flips=flips, turns=turns, scales=scales, scale_mode=scale_mode)
         for j, view in enumerate(drawn):
-            pixels = sam_input(view.apply_image(image[n, :height, :width]), input_side)
+            seen = view.apply_image(image[n, :height, :width])
             out["view"][n, j] = view.parameters
-            out["augmented"][n, j, : pixels.shape[0], : pixels.shape[1]] = pixels
-            out["input_size"][n, j] = pixels.shape[:2]
+            out["input_size"][n, j] = sam_input(seen, out["augmented"][n, j])
     return out
 
 
-def sam_input(image: np.ndarray, side: int) -> np.ndarray:
-    """An image resized as the official SamPredictor does it, byte for byte, before its padding.
+def sam_input(image: np.ndarray, frame: np.ndarray) -> Extent:
+    """An image resized as the official SamPredictor does it, byte for byte, into the top left of a frame.
 
-    image: (y, x, channel=3) uint8 RGB. Returns (y, x, channel) uint8, the longest side `side` pixels.
+    image: (y, x, channel=3) uint8 RGB; frame: (side, side, channel=3) uint8, of which the rest is left as it is.
+    Returns height and width within the frame, the longer one its side. Raises ValueError for too narrow an image, or
+    for another frame.
     """
+    side = len(frame)
+    if frame.dtype != np.uint8 or frame.shape != (side, side, 3):
+        raise ValueError(f"frame is {frame.shape} {frame.dtype}, expected (side, side, 3) uint8")
     height, width = input_extent((image.shape[0], image.shape[1]), side)
     if min(height, width) < 1:
         raise ValueError(f"an image of {image.shape[:2]} is too narrow for SAM's input of {side} pixels")
-    return np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR))
+    resized = Image.fromarray(image).resize((width, height), Image.Resampling.BILINEAR)
+    inside = frame[:height, :width]
+    try:
+        # a view of Pillow's own memory: its copies hold the interpreter, and whoever feeds an accelerator waits for it
+        pixels = np.frombuffer(pa.array(resized).flatten().buffers()[1], np.uint8).reshape(height, width, 4)
+    except ValueError:  # in several blocks, as PILLOW_BLOCK_SIZE may ask for
+        inside[:] = np.asarray(resized)
+    else:
+        cv2.cvtColor(pixels, cv2.COLOR_RGBA2RGB, dst=inside)
+    return height, width
 
 
 def image_rng(seed: int, sha256: np.ndarray, *more: int) -> np.random.Generator:

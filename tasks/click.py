@@ -39,7 +39,6 @@ def click_masks(
 def whole_embedding(model: Sam, image: np.ndarray, precision: str) -> np.ndarray:
     """SAM's embedding of the image as it is, for a store that keeps none: (y, x, channel=3) uint8 to (d, h, w)."""
     side = model.image_encoder.img_size
-    pixels = sam_input(image, side)
     frame = np.zeros((1, side, side, 3), np.uint8)
-    frame[0, : pixels.shape[0], : pixels.shape[1]] = pixels
-    return np.asarray(encode_views(model, frame, np.array([pixels.shape[:2]]), 1, precision)[0])
+    extent = sam_input(image, frame[0])
+    return np.asarray(encode_views(model, frame, np.array([extent]), 1, precision)[0])

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice, tee
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -29,11 +30,16 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
     views = augmented.shape[1]
     together = max(1, batch // views)
     known: dict[tuple[bytes, ...], np.ndarray] = {}
-    for start in range(0, len(distinct), together):
-        part = distinct[start : start + together]
-        frames, sizes = augmented[part].reshape(-1, *augmented.shape[2:]), input_size[part].reshape(-1, 2)
-        every = [key for n in part for key in keys[n]]
-        halves = _encoded(model, frames, sizes, every, batch, precision, half=True)
+    parts = [distinct[start : start + together] for start in range(0, len(distinct), together)]
+    groups = (
+        Group(
+            augmented[part].reshape(-1, *augmented.shape[2:]),
+            input_size[part].reshape(-1, 2),
+            [key for n in part for key in keys[n]],
+        )
+        for part in parts
+    )
+    for part, halves in zip(parts, _encoded(model, groups, batch, precision, half=True), strict=True):
         if not _all_finite(halves):
             raise ValueError(
                 f"image {', '.join(map(str, part))} of the block: SAM's embedding holds values that are not finite or beyond "
@@ -48,33 +54,47 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
 def encode_views(model: Sam, views: np.ndarray, sizes: np.ndarray, batch: int, precision: str) -> np.ndarray:
     """Embeddings of some views, equal ones encoded once.
 
-    views: (view, t, t, channel=3) uint8; sizes: (view, extent=2). Returns (view, d, h, w) float32.
+    views: (view, t, t, channel=3) uint8, at least one; sizes: (view, extent=2). Returns (view, d, h, w) float32.
+    Raises ValueError where there is none.
     """
-    return _encoded(model, views, sizes, list(map(_key, views, sizes)), batch, precision, half=False)
+    if not len(views):
+        raise ValueError("there is no view to encode")
+    group = Group(views, sizes, list(map(_key, views, sizes)))
+    return next(_encoded(model, [group], batch, precision, half=False))
+
+
+class Group:
+    """Views that are encoded together, each distinct one once."""
+
+    def __init__(self, views: np.ndarray, sizes: np.ndarray, keys: Sequence[bytes]) -> None:
+        """views: (view, t, t, channel=3) uint8; sizes: (view, extent=2); keys: of the views, by their content."""
+        self.views, self.sizes, self.keys = views, sizes, keys
+        self.distinct = [keys.index(key) for key in dict.fromkeys(keys)]
+
+    def calls(self, batch: int) -> list[list[int]]:
+        """Distinct views by call, at most `batch` each."""
+        return [self.distinct[i : i + batch] for i in range(0, len(self.distinct), batch)]
+
+    def of_all(self, parts: Sequence[np.ndarray]) -> np.ndarray:
+        """Embeddings of all views from those of each call."""
+        whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
+        if len(self.distinct) == len(self.keys):
+            return whole
+        place = {self.keys[n]: i for i, n in enumerate(self.distinct)}
+        return whole[[place[key] for key in self.keys]]
 
 
 def _encoded(
-    model: Sam,
-    views: np.ndarray,
-    sizes: np.ndarray,
-    keys: Sequence[bytes],
-    batch: int,
-    precision: str,
-    *,
-    half: bool,
-) -> np.ndarray:
-    """As `encode_views`. keys: of the views; half: float16 instead of float32."""
-    from models.sam import encode
+    model: Sam, groups: Iterable[Group], batch: int, precision: str, *, half: bool
+) -> Iterator[np.ndarray]:
+    """Embeddings of each group, (view, d, h, w) float32, or float16 where `half`; `batch`: most views a call."""
+    from models.sam import encode_each
 
-    first = {key: n for n, key in reversed(list(enumerate(keys)))}
-    chosen = sorted(first.values())  # in order of appearance
-    parts = [
-        encode(model, views[chosen[i : i + batch]], sizes[chosen[i : i + batch]], precision, half=half)
-        for i in range(0, len(chosen), batch)
-    ]
-    place = {keys[n]: i for i, n in enumerate(chosen)}
-    whole = parts[0] if len(parts) == 1 else np.concatenate(parts)
-    return whole if len(chosen) == len(keys) else whole[[place[key] for key in keys]]
+    sent, waiting = tee(groups)  # on a GPU the next call is made before the last one's answer is here
+    calls = ((group.views[part], group.sizes[part]) for group in sent for part in group.calls(batch))
+    found = encode_each(model, calls, precision, half=half)
+    for group in waiting:
+        yield group.of_all(list(islice(found, len(group.calls(batch)))))
 
 
 def _key(view: np.ndarray, size: np.ndarray) -> bytes:

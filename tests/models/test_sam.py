@@ -9,7 +9,7 @@ from segment_anything import SamPredictor, sam_model_registry
 from segment_anything.modeling import ImageEncoderViT, MaskDecoder, PromptEncoder, Sam, TwoWayTransformer
 
 from models.checkpoints import digest, load_checkpoint, sam_checkpoint, sam_digest, save_checkpoint
-from models.sam import build_sam, encode
+from models.sam import build_sam, encode, encode_each
 from models.sam_shapes import SIDE, TINY_WEIGHTS
 
 
@@ -113,6 +113,25 @@ def test_bfloat16_is_near_float32():
     assert reduced.dtype == np.float32
     assert not np.array_equal(exact, reduced)
     assert np.linalg.norm(exact - reduced) < 0.05 * np.linalg.norm(exact)
+
+
+DEVICES = [
+    "cpu",
+    pytest.param("cuda", marks=pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")),
+]
+
+
+@pytest.mark.parametrize("device", DEVICES)
+def test_batches_come_back_in_order_as_if_each_were_alone(device):
+    sam, rng = build_sam("tiny", device=device), np.random.default_rng(4)
+    calls = [
+        padded(rng.integers(0, 256, (rows, SIDE, 3), dtype=np.uint8), SIDE) for rows in (SIDE, 40, 90, 7)
+    ]
+    found = list(encode_each(sam, iter(calls), "float32", half=True))
+    for call, embedding in zip(calls, found, strict=True):
+        np.testing.assert_array_equal(embedding, encode(sam, *call, "float32", half=True))
+        assert embedding.flags.c_contiguous, "a store would copy it"
+    assert list(encode_each(sam, [], "float32")) == []
 
 
 def test_a_checkpoint_of_another_model_is_refused(official):

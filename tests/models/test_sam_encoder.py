@@ -8,7 +8,7 @@ from segment_anything.modeling import ImageEncoderViT
 from segment_anything.modeling.image_encoder import Attention, get_rel_pos
 
 from models import sam_encoder
-from models.sam_encoder import FoldedEncoder, folded_attention, tiled_attention
+from models.sam_encoder import FoldedEncoder, _relative, _relative_views, folded_attention, tiled_attention
 
 
 def official(grid=5, window=3, dim=24, heads=2):
@@ -61,6 +61,18 @@ def test_attention_is_the_official_one_whatever_the_tile(monkeypatch, tile, exte
         tiled = tiled_attention(*split[:, 0], rows, columns)
     for found in (folded, tiled):
         assert distance(found.transpose(0, 1).reshape(expected.shape), expected) < 1e-13
+
+
+@pytest.mark.parametrize("extent", [(4, 7), (6, 2), (1, 3)])
+def test_relative_positions_are_views_of_one_product(extent):
+    torch.manual_seed(0)
+    q, _, _ = torch.randn(2, extent[0] * extent[1], 3, 3, 10, dtype=torch.float64).permute(2, 0, 3, 1, 4)
+    rows, columns = (get_rel_pos(n, n, torch.randn(2 * n - 1, 10, dtype=torch.float64)) for n in extent)
+    by_row, by_column = _relative_views(q, rows, columns)
+    assert by_row.data_ptr() != by_column.data_ptr()
+    assert by_row.untyped_storage().data_ptr() == by_column.untyped_storage().data_ptr()
+    for found, expected in zip((by_row, by_column), _relative(q, rows, columns), strict=True):
+        torch.testing.assert_close(found.flatten(2, 3), expected, rtol=1e-13, atol=1e-13)
 
 
 def test_an_embedding_does_not_depend_on_its_batch():

@@ -3,9 +3,10 @@
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from segment_anything.utils.transforms import ResizeLongestSide
 
-from tasks.augment import STAGE, augment, draw_views
+from tasks.augment import STAGE, augment, draw_views, sam_input
 from tasks.views import View
 
 SETTINGS = {"views": 8, "flips": True, "turns": True, "scales": (1, 2), "scale_mode": "canvas", "seed": 3}
@@ -100,6 +101,26 @@ def test_the_input_is_the_predictors_own_byte_for_byte(mode):
             assert max(h, w) == 64
             assert not out["augmented"][n, j, h:].any()
             assert not out["augmented"][n, j, :, w:].any()
+
+
+@pytest.mark.parametrize("frame", [np.zeros((64, 64, 3), np.float32), np.zeros((64, 60, 3), np.uint8)])
+def test_a_frame_that_would_stay_empty_is_refused(frame):
+    with pytest.raises(ValueError, match=r"expected \(side, side, 3\) uint8"):
+        sam_input(block([(47, 61)])["image"][0], frame)
+
+
+def test_an_image_that_pillow_keeps_in_several_blocks_is_read_all_the_same():
+    image = block([(47, 61)])["image"][0]
+    frames = np.full((2, 64, 64, 3), 7, np.uint8)
+    assert sam_input(image, frames[0]) == (49, 64)
+    assert (frames[0, 49:] == 7).all(), "beside the image a frame is left as it is"
+    size = Image.core.get_block_size()
+    try:
+        Image.core.set_block_size(4096)
+        sam_input(image, frames[1])
+    finally:
+        Image.core.set_block_size(size)
+    np.testing.assert_array_equal(frames[0], frames[1])
 
 
 def test_arrays_are_as_declared():

@@ -5,6 +5,7 @@ import pytest
 import torch
 from segment_anything import SamPredictor
 
+from models.sam import encode
 from models.sam_shapes import SIDE
 from models.tiny_sam import tiny_sam
 from tasks.augment import augment
@@ -60,6 +61,35 @@ def test_equal_views_and_equal_images_are_encoded_once(sam):
     np.testing.assert_array_equal(found[:, 0], found[:, 2])
     np.testing.assert_array_equal(found[0], found[2])
     assert (found[0, 0] != found[0, 1]).any()
+
+
+def test_a_call_ahead_of_its_answers_gives_each_image_its_own(sam, monkeypatch):
+    """As on a GPU, where the next call is made before the last one's answer is taken."""
+
+    def ahead(model, calls, precision, *, half):
+        waiting = []
+        for call in calls:
+            waiting.append(encode(model, *call, precision, half=half))
+            if len(waiting) > 1:
+                yield waiting.pop(0)
+        yield from waiting
+
+    _, out = inputs(views=4)
+    views = np.concatenate([out["augmented"], out["augmented"][:1]])[:, [0, 1, 2, 1, 3]]
+    sizes = np.concatenate([out["input_size"], out["input_size"][:1]])[:, [0, 1, 2, 1, 3]]
+    arrays = {"augmented": views, "input_size": sizes, "model": sam, "precision": "float32"}
+    for batch in (2, 5, 20):  # less than an image, an image, all of them
+        expected = embed(**arrays, batch=batch)["embedding"]
+        with monkeypatch.context() as patched:
+            patched.setattr("models.sam.encode_each", ahead)
+            found = embed(**arrays, batch=batch)["embedding"]
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_no_view_is_refused_in_words(sam):
+    nothing = np.zeros((0, SIDE, SIDE, 3), np.uint8), np.zeros((0, 2), np.int64)
+    with pytest.raises(ValueError, match="no view to encode"):
+        encode_views(sam, *nothing, 3, "float32")
 
 
 def test_an_embedding_depends_on_its_image_alone(sam):

@@ -48,9 +48,7 @@ def features(sam, image):
     frames = np.zeros((len(VIEWS), SIDE, SIDE, 3), np.uint8)
     sizes = np.zeros((len(VIEWS), 2), np.uint16)
     for j, view in enumerate(VIEWS):
-        pixels = sam_input(view.apply_image(image), SIDE)
-        frames[j, : pixels.shape[0], : pixels.shape[1]] = pixels
-        sizes[j] = pixels.shape[:2]
+        sizes[j] = sam_input(view.apply_image(image), frames[j])
     # one by one, as the predictor does: another batch size rounds otherwise
     return encode_views(sam, frames, sizes, 1, "float32")
 
