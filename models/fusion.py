@@ -15,6 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from models.agreement import spoken
 from models.appearance import Appearance
 from models.checkpoints import load_checkpoint
 from models.photometry import Contrast, contrast
@@ -40,6 +41,10 @@ both as (3, 5) 78.5; then with a look of 8, 12, 16 and 24 it is 80.3, 81.4, 81.7
 there; the smallest was taken as blue film, whose masks were looked at, loses by more (80.2 by SAM alone, 79.1 with 16). The
 CAM counts 2, as with half of its weight P gained there. With these, 150 others came to 83.7 without a look, 85.2 with one,
 and 85.6 with one that takes SAM's outline (SAM alone: 84.1)."""
+BESIDE_MARKS = 0.25
+"""What is left of the look where SAM was asked by a person: it was shown every piece, and the look, which other images taught,
+outlines them worse. (So a piece without a mark, of a class with marks in the same image, is hardly found.) Measured on 150 procedural surfaces with a point on each piece: mIoU of SAM alone 92.4, with all of the look 92.9,
+with a half and a quarter 93.3 and 93.4."""
 BOUND = 1.0
 """Most that the convolutions add or take, in logits: enough to decide where the others hardly speak, too little to
 overrule SAM or the look. A trained network's own `bound` is mostly lower, as models.fusion_trust finds out. With 3 it
@@ -164,15 +169,20 @@ def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarra
     return np.concatenate([grey.transpose(2, 0, 1), evidence.astype(np.float32) - 0.5])
 
 
-def heard(evidence: np.ndarray, weight: np.ndarray, spoken: np.ndarray | None = None) -> np.ndarray:
-    """Silence SAM where it was found out: it missed a piece of the CAM, or invented one (weight 0).
+def heard(
+    evidence: np.ndarray, weight: np.ndarray, annotation: np.ndarray, classes: np.ndarray
+) -> np.ndarray:
+    """Silence SAM where it was found out, and CAM and look where a user knows better.
 
-    evidence: (slot, EVIDENCE, y, x) in [0, 1]; weight: (y, x) of the ensemble; spoken: (slot, y, x) bool, where the CAM
-    may speak (None: everywhere). Returns a float32 array of evidence's shape, in which what was not silenced decides.
+    SAM missed a piece of the CAM, or invented one, where its weight is 0. Of a class that is marked in the image the CAM
+    speaks where marks confirm it, and the look says BESIDE_MARKS as much.
+    evidence: (slot, EVIDENCE, y, x) in [0, 1]; weight: (y, x) of the ensemble; annotation: (y, x) uint8 label map, 255
+    unmarked; classes: (slot,) uint8. Returns a float32 array of evidence's shape.
     """
     out = evidence.astype(np.float32)
-    if spoken is not None:
-        out[:, 0] = np.where(spoken, out[:, 0], UNSAID[0])
+    out[:, 0] = np.where(spoken(evidence[:, 0], annotation, classes), out[:, 0], UNSAID[0])
+    marked = np.isin(classes, annotation)
+    out[marked, 3] = UNSAID[3] + BESIDE_MARKS * (out[marked, 3] - UNSAID[3])
     out[:, 1:3] = np.where(weight == 0, np.reshape(UNSAID[1:3], (2, 1, 1)), out[:, 1:3])
     return out
 

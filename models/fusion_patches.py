@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from models.agreement import UNKNOWN, Target, agreement, heeding, spoken, trusted, with_marks
+from models.agreement import UNKNOWN, Target, agreement, heeding, trusted, with_marks
 from models.fusion import EVIDENCE, UNSAID, fold_of, heard, planes, turned
 from models.photometry import Contrast, contrast
 
@@ -105,8 +105,8 @@ def cut(
     if look is None:
         look = np.full((len(said), *said.shape[2:]), UNSAID[3], np.float32)
     evidence = np.concatenate([said, look[:, None]], 1)
-    where = spoken(record["cam"][used], record["annotation"], record["slot_class"][used])
-    evidence = heard(evidence, record["weight"], where)  # as in the stage
+    # as in the stage
+    evidence = heard(evidence, record["weight"], record["annotation"], record["slot_class"][used])
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, len(EVIDENCE), *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])

@@ -41,7 +41,7 @@ def fuse(
 
     image: (image, y, x, channel=3) uint8; size: (image, extent=2); slot_class: (image, slot) uint8, 0 unused;
     annotation: (image, y, x) uint8 label map of what the user marked, 255 where nothing: marked pixels stand in P as
-    they are, with confidence 1, and of a class that is marked in an image the CAM has a say where marks confirm it.
+    they are, with confidence 1, and of a class that is marked in an image CAM and look have less of a say (see `heard`).
     cam, mean, entropy: (image, slot, y, x) in [0, 1]; weight: (image, y, x), 0 where nobody knows;
     score: (image, class), probability;
     feature: (image, d, h, w), SAM's features; sha256: (image, byte=32).
@@ -50,7 +50,6 @@ def fuse(
     Returns arrays as declared in STAGE. An image without a label is background everywhere, with confidence 1, or
     `cap` where the classifier flatly claims a class (a score above 1 − `doubtful`): nobody else speaks against it.
     """
-    from models.agreement import spoken
     from models.appearance import look
     from models.fusion import fold_of, heard, probabilities
 
@@ -73,7 +72,7 @@ def fuse(
         share = probabilities(
             model,
             image[inside],
-            heard(evidence, weight[inside], spoken(said[0], annotation[inside], classes)),
+            heard(evidence, weight[inside], annotation[inside], classes),
             fold,
             views=views,
             precision=precision,
@@ -125,7 +124,7 @@ def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarr
 
 STAGE = Stage(
     name="fuse",
-    version=9,
+    version=10,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from models.agreement import UNKNOWN
-from models.fusion import CHANNELS, EVIDENCE, turned_back
+from models.fusion import BESIDE_MARKS, CHANNELS, EVIDENCE, heard, turned_back
 from models.fusion_patches import batch, cut, digest_of_patches, rob
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
@@ -95,6 +95,27 @@ def test_sam_is_not_heard_where_it_missed_a_piece():
     assert (piece[1] == 128).all()
     assert (piece[2] == 255).all()
     assert (patch.evidence[0, 1:3, :20] == 0).all()
+
+
+def test_beside_marks_the_look_says_less_and_sam_as_much():
+    evidence = np.full((2, len(EVIDENCE), 3, 4), 0.9, np.float32)
+    marks = np.full((3, 4), UNKNOWN, np.uint8)
+    classes = np.array([2, 5], np.uint8)
+    np.testing.assert_array_equal(heard(evidence, np.ones((3, 4)), marks, classes), evidence)
+    marks[1, 1] = 5
+    found = heard(evidence, np.ones((3, 4)), marks, classes)
+    np.testing.assert_array_equal(found[0], evidence[0])
+    np.testing.assert_array_equal(found[1, :3], evidence[1, :3])
+    np.testing.assert_allclose(found[1, 3], 0.5 + 0.4 * BESIDE_MARKS)
+
+
+def test_of_a_marked_image_the_look_reaches_the_patches_as_it_reaches_the_stage():
+    given = record(classes=(2, 5))
+    look = np.full((2, *given["p1"].shape), 0.9, np.float32)
+    given["annotation"][25, 25] = 5
+    patch = cut(given, 70, 1, 0, look, **RULES)[0]
+    assert set(np.unique(patch.evidence[0, 3])) == {round(0.9 * 255)}
+    assert set(np.unique(patch.evidence[1, 3])) == {round((0.5 + 0.4 * BESIDE_MARKS) * 255)}
 
 
 def test_a_batch_shows_each_patch_twice_turned_with_its_target():
