@@ -18,4 +18,11 @@ def has_bfloat16_unit(device: str) -> bool:
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
     has = torch.cpu.get_capabilities()
     of_amd = str(has.get("cpu_name", "")).startswith("AMD")
-    return bool(has.get("amx_bf16") or (of_amd and has.get("avx512_bf16")))
+    return has_amx() or bool(of_amd and has.get("avx512_bf16"))
+
+
+def has_amx() -> bool:
+    """Whether the CPU multiplies matrices of bfloat16 so fast that anything else is dear: a tile at a time."""
+    import torch
+
+    return bool(torch.cpu.get_capabilities().get("amx_bf16"))

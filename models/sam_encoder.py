@@ -6,7 +6,8 @@ Two forms of SAM's attention with decomposed relative positions, both exact:
   onehot(column)] it is plain attention, softmax(q'k'ᵀ)v, which the fused kernels compute; they multiply by s themselves,
   so that there q' = [q, q·Rh/s, q·Rw/s];
 - tiled, for a CPU's attention over the whole image: the very sums of the official code, for as many queries at a time
-  as fit a core's cache. It does a third of the folded form's products, and memory is touched once.
+  as fit a core's cache. It does a third of the folded form's products, and memory is touched once. With AMX, where
+  products in bfloat16 cost less than passes over the logits, these are folded, too.
 
 On a CPU padding of windows is never projected: SAM pads with zeros after the norm, so that a padded token's query, key
 and value are the biases, whatever the image.
@@ -22,6 +23,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from models.hardware import has_amx
 from models.official import Block, ImageEncoderViT, get_rel_pos, window_partition, window_unpartition
 
 TILE = 1 << 19
@@ -92,28 +94,43 @@ def _takes_narrow_values(device: torch.device) -> bool:
 
 def folded_products(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
     """The same by plain products, where all logits fit the caches. Arguments and result as of `folded_attention`."""
-    query = torch.cat([q * q.shape[-1] ** -0.5, *_relative(q, rows, columns)], -1)
-    places = _places(len(rows), len(columns), 0, q.dtype, q.device)
-    key = torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
+    query, key = _folded(q, k, rows, columns)
     logits = torch.bmm(query.flatten(0, 1), key.flatten(0, 1).transpose(1, 2).contiguous())
     return torch.bmm(logits.softmax(-1), v.flatten(0, 1)).view_as(q)
 
 
-def tiled_attention(q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor) -> Tensor:
-    """SAM's attention by the official sums, over so many queries at a time that the logits stay in cache.
+def _folded(q: Tensor, k: Tensor, rows: Tensor, columns: Tensor) -> tuple[Tensor, Tensor]:
+    """Queries and keys, (batch, head, y * x, d + y + x), whose products are the logits with relative positions."""
+    query = torch.cat([q * q.shape[-1] ** -0.5, *_relative(q, rows, columns)], -1)
+    places = _places(len(rows), len(columns), 0, q.dtype, q.device)
+    return query, torch.cat([k, places.expand(*k.shape[:2], -1, -1)], -1)
 
-    Arguments and result as of `folded_attention`, with one axis (head) in place of batch and head.
+
+def tiled_attention(
+    q: Tensor, k: Tensor, v: Tensor, rows: Tensor, columns: Tensor, *, folded: bool = False
+) -> Tensor:
+    """SAM's attention over so many queries at a time that the logits stay in cache.
+
+    Arguments and result as of `folded_attention`, with one axis (head) in place of batch and head. folded: by three times
+    the products instead of the official sums, which pass twice over all logits.
     """
-    by_row, by_column = _relative(q[None], rows, columns)
-    by_row, by_column = by_row[0, :, :, :, None], by_column[0, :, :, None]  # (head, y * x, y, 1), (…, 1, x)
+    by_row, by_column = None, None
+    if folded:
+        query, key = (side[0] for side in _folded(q[None], k[None], rows, columns))
+    else:
+        query, key = q * q.shape[-1] ** -0.5, k
+        by_row, by_column = (
+            part[0] for part in _relative(q[None], rows, columns)
+        )  # (head, y * x, y), (…, x)
     # left transposed, the keys would be copied by every product in 16 bits
-    scaled, transposed = q * q.shape[-1] ** -0.5, k.transpose(1, 2).contiguous()
+    transposed = key.transpose(1, 2).contiguous()
     out = torch.empty_like(q)
     for heads, part in _tiles(len(q), q.shape[1]):
-        logits = torch.bmm(scaled[heads, part], transposed[heads])  # (head, tile, y * x)
-        grid = logits.view(*logits.shape[:2], len(rows), len(columns))
-        grid += by_row[heads, part]
-        grid += by_column[heads, part]
+        logits = torch.bmm(query[heads, part], transposed[heads])  # (head, tile, y * x)
+        if by_row is not None and by_column is not None:
+            grid = logits.view(*logits.shape[:2], len(rows), len(columns))
+            grid += by_row[heads, part, :, None]
+            grid += by_column[heads, part, None]
         out[heads, part] = torch.bmm(logits.softmax(-1), v[heads])
     return out
 
@@ -205,7 +222,10 @@ class _Layer:
             out = folded_products(q.contiguous(), k, v.contiguous(), self.rows, self.columns)
         else:
             each = zip(q.contiguous(), k, v.contiguous(), strict=True)
-            out = torch.stack([tiled_attention(*one, self.rows, self.columns) for one in each])
+            folded = (
+                q.dtype == torch.bfloat16 and has_amx()
+            )  # where products cost less than a pass over memory
+            out = torch.stack([tiled_attention(*one, self.rows, self.columns, folded=folded) for one in each])
         return out.transpose(1, 2).reshape(*qkv.shape[:3], -1)
 
     def _padded(self, qkv: Tensor, height: int, width: int) -> Tensor:

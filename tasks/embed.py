@@ -112,7 +112,7 @@ def _all_finite(halves: np.ndarray) -> bool:
 
 STAGE = Stage(
     name="embed",
-    version=2,
+    version=3,
     function=embed,
     reads=("augmented", "input_size"),
     writes=(

@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from models.hardware import has_bfloat16_unit
+from models.hardware import has_amx, has_bfloat16_unit
 
 
 @pytest.mark.parametrize(
@@ -18,4 +18,5 @@ def test_bfloat16_is_taken_where_it_was_measured_to_pay(monkeypatch, machine, ha
     monkeypatch.setattr(torch.cpu, "get_capabilities", lambda: machine)
     has_bfloat16_unit.cache_clear()
     assert has_bfloat16_unit("cpu") is has
+    assert has_amx() is bool(machine.get("amx_bf16"))
     has_bfloat16_unit.cache_clear()

@@ -59,7 +59,8 @@ def test_attention_is_the_official_one_whatever_the_tile(monkeypatch, tile, exte
         columns = get_rel_pos(extent[1], extent[1], attention.rel_pos_w)
         folded = folded_attention(*split, rows, columns)[0]
         tiled = tiled_attention(*split[:, 0], rows, columns)
-    for found in (folded, tiled):
+        both = tiled_attention(*split[:, 0], rows, columns, folded=True)
+    for found in (folded, tiled, both):
         assert distance(found.transpose(0, 1).reshape(expected.shape), expected) < 1e-13
 
 
@@ -84,7 +85,9 @@ def test_an_embedding_does_not_depend_on_its_batch():
     )
 
 
-def test_bfloat16_is_near_and_sums_in_float32(way):
+@pytest.mark.parametrize("amx", [False, True])
+def test_bfloat16_is_near_and_sums_in_float32(way, amx, monkeypatch):
+    monkeypatch.setattr(sam_encoder, "has_amx", lambda: amx)
     encoder = FoldedEncoder(official())
     images = torch.randn(1, 3, 80, 80)
     reduced = encoder(images, torch.bfloat16)
