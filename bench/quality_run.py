@@ -270,7 +270,7 @@ def measure(site: Site, variant: Variant, console: Console) -> dict[str, Any]:
     classes = Store.existing(site.store).classes()
     if classes != site.images.classes:
         raise RuntimeError(f"the store's classes are {classes}, those of the masks {site.images.classes}")
-    versions = scores(site.store, site.images.masks, console)
+    versions = scores(site.store, site.images.masks, console).versions
     tally, thresholds = Tally(len(classes)), Thresholds(len(classes))
     score, has = np.zeros((len(items), len(classes)), np.float32), np.zeros((len(items), len(classes)), bool)
     for n, item in enumerate(track(items, "confidence", console=console, transient=True)):

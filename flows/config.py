@@ -45,7 +45,7 @@ class DataConfig(Section):
     annotations: Path | None = None
     """A folder of index PNGs: k a class, 0 background, 255 unmarked; none by default."""
     points: Path | None = None
-    """A CSV `image,x,y,label` of marked points; none by default."""
+    """A CSV `image,x,y,label` of marked points, the label a class or `background`; none by default. See docs/marks.md."""
     normal: tuple[str, ...] = NORMAL
     """Names of folders or labels that mean `no defect`; they are not classes. Case does not matter."""
     value_range: tuple[int, int] | None = None
@@ -243,7 +243,21 @@ def _parsed(path: Path) -> Any:
     text = path.read_text(encoding="utf-8")
     if any(isinstance(event, yaml.AliasEvent) for event in yaml.parse(text, Loader=yaml.SafeLoader)):
         raise ConfigError(f"{path} holds a YAML alias (*name); write the value out")
+    _refuse_twice(yaml.compose(text, Loader=yaml.SafeLoader), path, "")
     return yaml.safe_load(text)
+
+
+def _refuse_twice(node: yaml.Node | None, path: Path, above: str) -> None:
+    """A key that stands twice: of the two values YAML would take the last in silence."""
+    lines: dict[str, int] = {}
+    for key, value in node.value if isinstance(node, yaml.MappingNode) else ():
+        name, line = f"{above}{key.value}", key.start_mark.line + 1
+        if name in lines:
+            raise ConfigError(
+                f"{path}: {name!r} stands in line {lines[name]} and in line {line}; keep one, with all that is in both"
+            )
+        lines[name] = line
+        _refuse_twice(value, path, f"{name}.")
 
 
 def build_config(values: dict[str, Any], source: str) -> Config:
@@ -298,8 +312,11 @@ def _sentence(item: Any, source: str) -> str:
 
 
 def _near(name: str, known: list[str]) -> str:
-    close = difflib.get_close_matches(name, known, n=1)
-    hint = f"did you mean {close[0]!r}? " if close else ""
+    part = name.casefold()
+    close = difflib.get_close_matches(name, known, n=1) or [
+        key for key in known if len(part) > 1 and part in key
+    ]
+    hint = f"did you mean {' or '.join(map(repr, close[:3]))}? " if close else ""
     return f"{hint}Keys here: {', '.join(known)}"
 
 

@@ -184,7 +184,7 @@ class Job:
         )
 
     def _marks(self, row: ImageRow, shape: tuple[int, int]) -> np.ndarray:
-        return self._annotations.label_map(row.path, shape, self.plan.classes)
+        return self._annotations.label_map(row.path, shape, self.plan.classes, row.labels)
 
     @cached_property
     def _annotations(self) -> AnnotationIndex:

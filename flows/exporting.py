@@ -20,6 +20,8 @@ from tasks.formats import format_of, reader_of
 from tasks.reading import Labelled
 
 PARTS = ("train", "val", "test")
+MADE_AS = ".bluemask-format"
+"""File in an export's folder that holds the name of its format."""
 
 
 @dataclass(frozen=True)
@@ -154,7 +156,9 @@ def export_store(
         parts=PARTS[: len(choice.split)],
     )
     full = out.is_dir() and any(out.iterdir())
+    _refuse_mixture(out, kind)
     write_classes(out, selection.classes)
+    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
     total = len(selection.items)
     said = wanted.write(
         track(selection.samples(), "exporting", total, console=console, transient=True), target
@@ -192,6 +196,16 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
         )
     if out.exists() and not out.is_dir():
         raise WrongInputError(f"{out} is a file; name a folder for the labels")
+
+
+def _refuse_mixture(out: Path, kind: str) -> None:
+    """Two formats in one folder would each be read with the other's files among its own."""
+    try:
+        before = (out / MADE_AS).read_text(encoding="utf-8").strip()
+    except FileNotFoundError:
+        return
+    if before != kind:
+        raise WrongInputError(f"{out} holds an export as {before!r}; export {kind!r} into another folder")
 
 
 # -- back -------------------------------------------------------------------------------------------------

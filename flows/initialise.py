@@ -69,8 +69,11 @@ class Findings:
         return 0, next(2**bits - 1 for bits in DEPTHS if max(peaks) < 2**bits)
 
     def counts(self) -> Counter[str]:
-        """Images of each class; those without a defect under the empty name."""
-        return Counter(name for source in self.seen.sources for name in source.labels or ("",))
+        """Images of each class that can be read; those without a defect under the empty name."""
+        lost = {look.path for look in self.unreadable}
+        return Counter(
+            name for source in self.seen.sources if source.path not in lost for name in source.labels or ("",)
+        )
 
     def warnings(self) -> list[str]:
         """What will hurt the result, each with a remedy."""
@@ -133,9 +136,9 @@ def _look(folder: Path, path: str) -> Look:
 
 def print_findings(found: Findings, console: Console) -> None:
     """What was found, as tables and sentences."""
-    console.print(
-        f"[bold]{escape(str(found.folder))}[/]: {len(found.looks)} images", highlight=False, soft_wrap=True
-    )
+    readable = f", {len(found.readable)} of them readable" if found.unreadable else ""
+    words = f"[bold]{escape(str(found.folder))}[/]: {len(found.looks)} images{readable}"
+    console.print(words, highlight=False, soft_wrap=True)
     table = Table("class", box=None)
     table.add_column("images", justify="right")
     for name, count in sorted(found.counts().items()):
@@ -184,7 +187,7 @@ data:
 {labels}{scaling}  # Folders or labels of these names mean "no defect":
   normal: [{", ".join(NORMAL)}]
   # What you have marked by hand, if anything: a folder of index PNGs (k a class, 0 background, 255 unmarked),
-  # or a CSV image,x,y,label of points. Marked images are prompted by your marks instead of the CAM.
+  # or a CSV image,x,y,label of points (label: a class, or background). Marked images are prompted by your marks instead of the CAM.
   # annotations: marks/
   # points: points.csv
 

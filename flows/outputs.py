@@ -6,9 +6,11 @@ import json
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
+from typing import NamedTuple
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 from rich.table import Table
 
@@ -18,7 +20,7 @@ from storage.pixels import read_label_map
 from storage.store import Store, StoreError, WrongInputError
 from tasks.cam import p1_hard
 from tasks.ensemble import p2_hard
-from tasks.evaluate import Confusion, find_masks, metrics, otsu_label_map
+from tasks.evaluate import Confusion, Match, find_masks, metrics, otsu_label_map
 from tasks.reading import Labelled
 from tasks.registry import stage
 from viewer.strip import StripRow, save, strip
@@ -63,8 +65,15 @@ def _versions(config: Config) -> dict[str, Callable[[Labelled], np.ndarray]]:
     }
 
 
-def scores(root: Path, masks: Path, console: Console) -> dict[str, dict[str, object]]:
-    """Metrics of every version of the labels of a store, by version.
+class Scores(NamedTuple):
+    """Metrics of every version of the labels, by version, and what about the masks looks wrong, a sentence each."""
+
+    versions: dict[str, dict[str, object]]
+    notes: list[str]
+
+
+def scores(root: Path, masks: Path, console: Console) -> Scores:
+    """Metrics of every version of the labels of a store.
 
     masks: ground truth, a label PNG an image. Raises ValueError where a mask does not fit.
     """
@@ -73,17 +82,22 @@ def scores(root: Path, masks: Path, console: Console) -> dict[str, dict[str, obj
     items = finished(store, config)
     truth = find_masks(masks, [item.row.path for item in items])
     found = _versions(config)
-    tables = {name: Confusion() for name in found}
+    tables, classes = {name: Confusion() for name in found}, store.classes()
+    match = Match(classes)
     for item in track(items, "scoring", console=console, transient=True):
         mask = read_label_map(truth[item.row.path])
+        match.add(mask, item.row.labels, truth[item.row.path])
         for name, version in found.items():
             tables[name].add(mask, version(item), item.row.path)
-    return {name: metrics(table, store.classes()) for name, table in tables.items()}
+    return Scores({name: metrics(table, classes) for name, table in tables.items()}, match.notes())
 
 
 def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = False) -> None:
     """Print what `bluemask evaluate` prints."""
-    found = scores(root, masks, Console(stderr=True))
+    loud = Console(stderr=True)
+    found, notes = scores(root, masks, loud)
+    for note in notes:
+        loud.print(f"[yellow]note[/] {escape(note)}", highlight=False)
     if as_json:
         console.print_json(json.dumps(found, ensure_ascii=False))
         return

@@ -21,7 +21,8 @@ from rich.progress import (
 from rich.text import Text
 
 
-def _of_so_many(unit: str, count: int) -> str:
+def of_so_many(unit: str, count: int) -> str:
+    """The unit, a plural, as it is said of so many."""
     return unit.removesuffix("s") if count == 1 else unit
 
 
@@ -90,7 +91,7 @@ class Lines(Bars):
             now = time.monotonic()
             self._done[name], self._of[name] = 0, (total, unit)
             self._since[name] = self._told[name] = now
-            self._say(name, f"{total} {_of_so_many(unit, total)}" if total else "begins")
+            self._say(name, f"{total} {of_so_many(unit, total)}" if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
         """One more block is done."""
@@ -117,7 +118,7 @@ class Lines(Bars):
 
     def _state(self, name: str) -> str:
         total, unit = self._of[name]
-        return f"{self._done[name]}/{total} {_of_so_many(unit, total)}"
+        return f"{self._done[name]}/{total} {of_so_many(unit, total)}"
 
     def _say(self, name: str, words: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {name}: {words}", highlight=False, markup=False)

@@ -15,6 +15,7 @@ from flows.config import Config, build_config
 from flows.networks import model_digest
 from flows.outcome import LISTED, Summary
 from flows.plan import Plan
+from flows.progress import of_so_many
 from storage.catalog import load
 from storage.store import Store
 from tasks.registry import stages
@@ -68,12 +69,12 @@ def _print_faults(summary: Summary, console: Console) -> None:
     bad = {row.path: row.why for row in summary.quarantined} | summary.failed_images
     fired = {f"alert {n}": text for n, text in enumerate(summary.alerts, start=1)}
     for title, items in (
-        ("quarantined: could not be read", bad),
+        ("quarantined: they could not be read, or their marks do not fit", bad),
         ("failed", summary.failures),
         ("alerts", fired),
     ):
         if items:
-            console.print(f"[red]{len(items)} {title}[/]")
+            console.print(f"[red]{len(items)} {of_so_many(title, len(items))}[/]")
             for name, why in list(items.items())[:LISTED]:
                 console.print(f"  {name}: {why}", highlight=False, markup=False)
             if len(items) > LISTED:
@@ -102,7 +103,13 @@ def print_status(root: Path, console: Console) -> None:
     store = Store.existing(root)
     plan = plan_of(store, stored_config(store))
     table = Table(
-        "stage", "fresh", "stale", "failed", "missing", "why", title=f"{root}: {len(plan.blocks)} blocks"
+        "stage",
+        "fresh",
+        "stale",
+        "failed",
+        "missing",
+        "why",
+        title=f"{root}: {len(plan.blocks)} {of_so_many('blocks', len(plan.blocks))}",
     )
     for stage, counts in plan.table().items():
         todo = [item for item in stages() if item.name == stage]
@@ -125,7 +132,9 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
     for block, receipt in plan.receipts["ingest"].items():
         for row in plan.blocks.get(block, []):
             if row.status == "active" and row.id in receipt.failed:
-                console.print(f"  failed {row.path}: {receipt.failed[row.id]}", highlight=False, markup=False)
+                console.print(
+                    f"  quarantined {row.path}: {receipt.failed[row.id]}", highlight=False, markup=False
+                )
     for stage in stages():
         for block, failure in store.failures(stage.name).items():
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)

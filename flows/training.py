@@ -32,7 +32,7 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     "fusion": READS_OF_FUSION,
 }
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 5, "fusion": 13}
+VERSIONS: dict[ModelKind, int] = {"vit": 6, "fusion": 13}
 """Raised whenever a training learns something else from the same images and config."""
 Report = Callable[..., None]
 """Called with steps done and steps in all."""
@@ -123,13 +123,14 @@ def corrections(store: Store, kind: ModelKind) -> dict[str, str]:
 def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
     """One entry an image: what a network would be trained on now."""
     basis, drawn = upstream(plan, kind), corrections(store, kind)
+    marked = "annotation" in READS[kind]  # new marks teach only a network that sees them
 
     @cache  # many images say the same
     def entry(labels: tuple[str, ...], annotation: str, correction: str) -> str:
         return digest_of([labels, annotation, basis, *([correction] if correction else [])])
 
     return {
-        row.sha256: entry(row.labels, row.annotation, drawn.get(row.sha256, ""))
+        row.sha256: entry(row.labels, row.annotation * marked, drawn.get(row.sha256, ""))
         for _, _, row in members(plan, kind)
     }
 

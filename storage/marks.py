@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import difflib
 import hashlib
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -13,6 +14,8 @@ from storage.sources import SourceError, listed, rows_of
 
 UNMARKED = 255
 """Code of a pixel of which the user has said nothing."""
+BACKGROUND = "background"
+"""What a point that shows no defect is called, code 0."""
 
 
 class AnnotationIndex:
@@ -69,11 +72,14 @@ class AnnotationIndex:
             raise SourceError(f"{path} is a link out of {self.annotations}; put the file itself there")
         return path
 
-    def label_map(self, image: str, shape: tuple[int, int], classes: Collection[str]) -> np.ndarray:
+    def label_map(
+        self, image: str, shape: tuple[int, int], classes: Sequence[str], labels: Collection[str]
+    ) -> np.ndarray:
         """(y, x) uint8 of the given height and width: k a class, 0 background, 255 unmarked.
 
-        Points are single pixels in the frame of the image after EXIF rotation. Raises SourceError where a mark
-        does not fit the image or names no class.
+        classes: all names, the k-th from 1 has code k; labels: those of them that the image shows.
+        Points are single pixels in the frame of the image after EXIF rotation, (0, 0) the one at the top left.
+        Raises SourceError where a mark does not fit the image, or is of no class that the image shows.
         """
         png = self._png(image)
         marks = np.full(shape, UNMARKED, np.uint8) if png is None else read_label_map(png)
@@ -82,15 +88,22 @@ class AnnotationIndex:
                 f"{png}: {marks.shape[1]} × {marks.shape[0]} pixels, its image {shape[1]} × {shape[0]}"
             )
         known = {*range(len(classes) + 1), UNMARKED}
-        strange = sorted(set(np.unique(marks).tolist()) - known)
-        if strange:
+        codes = set(np.unique(marks).tolist())
+        if strange := sorted(codes - known):
             raise SourceError(f"{png}: value {strange[0]}; expected 0 to {len(classes)}, or 255 for unmarked")
+        for code in sorted(codes - {0, UNMARKED}):
+            _refuse_absent(str(png), classes[code - 1], labels)
         for mark in self.points.get(image, []):
-            self._paint(marks, mark, image, list(classes))
+            self._paint(marks, mark, image, classes, labels)
         return marks
 
     def _paint(
-        self, marks: np.ndarray, mark: tuple[int, str, str, str], image: str, classes: list[str]
+        self,
+        marks: np.ndarray,
+        mark: tuple[int, str, str, str],
+        image: str,
+        classes: Sequence[str],
+        labels: Collection[str],
     ) -> None:
         line, x, y, label = mark
         where = f"{self.name}, line {line}: {image}"
@@ -100,6 +113,18 @@ class AnnotationIndex:
             raise SourceError(f"{where}: x = {x!r}, y = {y!r}; expected pixels") from error
         if not (0 <= row < marks.shape[0] and 0 <= column < marks.shape[1]):
             raise SourceError(f"{where}: ({x}, {y}) lies outside {marks.shape[1]} × {marks.shape[0]} pixels")
-        if label != "background" and label not in classes:
-            raise SourceError(f"{where}: label {label!r}; expected background, {', '.join(classes)}")
-        marks[row, column] = 0 if label == "background" else classes.index(label) + 1
+        names = [BACKGROUND, *classes]
+        if label not in names:
+            close = difflib.get_close_matches(label, names, n=1)
+            hint = f"did you mean {close[0]!r}? Expected" if close else "expected"
+            raise SourceError(f"{where}: label {label!r}; {hint} {', '.join(names)}")
+        if label != BACKGROUND:
+            _refuse_absent(where, label, labels)
+        marks[row, column] = names.index(label)
+
+
+def _refuse_absent(where: str, name: str, labels: Collection[str]) -> None:
+    """A mark of a class that the image's own label denies: one of the two is wrong."""
+    if name not in labels:
+        shown = f"has the label {', '.join(labels)}" if labels else "is labelled as having no defect"
+        raise SourceError(f"{where}: {name!r} is marked, but the image {shown}; correct one of the two")

@@ -119,7 +119,7 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=6,
+    version=7,
     function=cam,
     reads=("image", "size", "label", "slot_class"),
     writes=(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path, PurePosixPath
 
 import cv2
@@ -37,6 +37,49 @@ class Confusion:
         pairs = truth.astype(np.int64).ravel() * 256 + prediction.ravel()
         self.table += np.bincount(pairs, minlength=65536).reshape(256, 256)
         self.images += 1
+
+
+class Match:
+    """Whether masks count the classes as the store does."""
+
+    def __init__(self, classes: Sequence[str]) -> None:
+        """classes: names from index 1, as the store has them."""
+        self.classes = list(classes)
+        self._shown: set[int] = set()
+        self._others: list[str] = []  # masks without any class of their image's label
+        self._images = 0
+
+    def add(self, truth: np.ndarray, labels: Collection[str], path: Path) -> None:
+        """Take in one mask.
+
+        truth: (y, x) uint8; labels: classes that its image is said to show; path: of the mask. Raises EvaluationError
+        for a value that is no class of the store.
+        """
+        values = set(np.unique(truth).tolist()) - {0, IGNORE}
+        if strange := sorted(value for value in values if value > len(self.classes)):
+            raise EvaluationError(f"{path}: value {strange[0]} is no class of the store; {self._expected()}")
+        wanted = {self.classes.index(name) + 1 for name in labels}
+        self._shown |= values
+        self._images += 1
+        if values and not values & wanted:
+            self._others.append(path.name)
+
+    def _expected(self) -> str:
+        named = ", ".join(f"{k} {name}" for k, name in enumerate(self.classes, start=1))
+        return f"its masks have 0 for background, {named}, and 255 for pixels that do not count"
+
+    def notes(self) -> list[str]:
+        """What looks wrong, a sentence each."""
+        found = []
+        if self._others:
+            found.append(
+                f"{len(self._others)} of {self._images} masks ({self._others[0]}, …) show no class of their image's "
+                f"label: are the classes numbered alike? {self._expected()}"
+            )
+        for k, name in enumerate(self.classes, start=1):
+            if k not in self._shown and self._images:
+                found.append(f"no mask shows {name!r} (value {k})")
+        return found
 
 
 def metrics(confusion: Confusion, names: Sequence[str]) -> dict[str, object]:

@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 from PIL import Image
-from pinned_site import pinned_site
-from small_run import Silent, draw
+from pinned_site import pinned_config, pinned_site
+from small_run import CLASSES, Silent, draw
 
 from flows.browse import open_backend, open_index
 from flows.catalogue import refresh
@@ -309,3 +309,34 @@ def test_an_unknown_class_is_a_class_of_its_own_and_said_to_be_new(site):
 
 def test_no_stage_sees_a_bad_name_twice(site):
     assert all(receipt.failed == {} for s in stages() for receipt in site.store.receipts(s.name).values())
+
+
+def test_marks_that_do_not_fit_are_told_before_any_work_and_cost_that_image_alone(site):
+    """The rows name images of three kinds: a class that is none, a place outside, a class that the label denies."""
+    rows = [row for row in load(site.store) if row.labels][:3]
+    paths = [row.path for row in rows]
+    kinds = [row.labels[0] for row in rows]
+    denied = next(name for name in CLASSES if name != kinds[2])
+    spoilt = dict(zip(paths, (f"1,1,{kinds[0]}x", f"999,1,{kinds[1]}", f"1,1,{denied}"), strict=True))
+    words = [
+        f"did you mean '{kinds[0]}'",
+        "lies outside",
+        f"'{denied}' is marked, but the image has the label",
+    ]
+    lines = [f"{path},{rest}\n" for path, rest in spoilt.items()]
+    (site.root / "points.csv").write_text("image,x,y,label\n" + "".join(lines))
+    pinned_config(site.root, data={"folder": "images", "points": "points.csv"})
+    told = Run(site.store, site.config, Silent(), dry=True).catalogue.problems
+    assert len(told) == 3
+    for word in words:
+        assert any(word in problem and "gets no label" in problem for problem in told), word
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        run.stage(stages()[0])
+        summary = run.close()
+    assert set(summary.failed_images) == set(paths)
+    again = Run(site.store, site.config, Silent(), dry=True)
+    assert not again.catalogue.problems, (
+        "they are told once; the images stay in the list of those without a label"
+    )
+    assert again.decision("vit").why == "the config pins its checkpoint"

@@ -33,6 +33,7 @@ def test_the_config_is_frozen():
     [
         ({"blok": 8}, ["c.yaml", "'blok' is no key", "its value: 8", "did you mean 'block'?"]),
         ({"augment": {"vews": 8}}, ["'augment.vews' is no key", "did you mean 'views'?"]),
+        ({"vit": {}}, ["'vit' is no key", "did you mean 'train_vit'?"]),
         ({"block": 48}, ["block = 48", "power of two"]),
         ({"device": "gpu"}, ["device = 'gpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"augment": {"views": "many"}}, ["augment.views = 'many'", "integer"]),
@@ -68,6 +69,18 @@ def test_a_wrong_name_in_the_environment_is_no_silence(monkeypatch):
     monkeypatch.setenv("BLUEMASK__BLOK", "16")
     with pytest.raises(ConfigError, match="did you mean 'block'"):
         build_config(LEAST, "c.yaml")
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("block: 8\nstore: s\nblock: 16\n", "'block' stands in line 1 and in line 3; keep one"),
+        ("store: s\nfuse: {cap: 0.4}\ncam: {low: 0.2, high: 0.5, low: 0.3}\n", "'cam.low' stands in line 3"),
+    ],
+)
+def test_a_key_that_stands_twice_is_refused(tmp_path, text, message):
+    with pytest.raises(ConfigError, match=message):
+        load_config(write(tmp_path, text))
 
 
 @pytest.mark.parametrize(

@@ -111,6 +111,15 @@ def test_labels_are_not_written_into_the_store(labelled, place):
         export_store(labelled.store.root, labelled.store.root / place, QUIET)
 
 
+def test_two_formats_do_not_mix_in_one_folder(labelled, tmp_path):
+    exported(labelled, tmp_path / "out", kind="voc")
+    exported(labelled, tmp_path / "out", kind="voc")
+    before = sorted((tmp_path / "out").rglob("*"))
+    with pytest.raises(WrongInputError, match="holds an export as 'voc'; export 'png' into another folder"):
+        exported(labelled, tmp_path / "out")
+    assert sorted((tmp_path / "out").rglob("*")) == before
+
+
 def test_labels_are_not_written_into_a_file(labelled, tmp_path):
     (tmp_path / "notes.txt").write_text("mine")
     with pytest.raises(WrongInputError, match="is a file; name a folder"):

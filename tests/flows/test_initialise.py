@@ -59,8 +59,8 @@ def test_a_config_is_not_replaced_unless_forced(folder, tmp_path):
 def test_the_report_tells_classes_sizes_depths_and_faults(folder):
     (folder / "dent" / "broken.png").write_text("x")
     text = told(folder)
-    assert "5 images" in text
-    assert "dent 4" in text
+    assert "5 images, 4 of them readable" in text
+    assert "dent 3" in text
     assert "no defect 1" in text
     assert "8 to 10 (median" in text
     assert "4 of 8 bits" in text

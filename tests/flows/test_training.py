@@ -11,7 +11,9 @@ from flows.networks import promoted
 from flows.steps import Run
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.sam_shapes import TINY_WEIGHTS
+from storage.catalog import load
 from storage.lock import writer_lock
+from tasks.registry import stage, writer
 from viewer import training_pictures
 
 
@@ -88,3 +90,25 @@ def test_images_of_blocks_that_are_about_to_be_made_anew_are_not_counted_as_chan
     decision = run.decision("vit")
     assert not decision.train or decision.counted
     assert run.may_follow("vit"), "perhaps is all that is known beforehand"
+
+
+def test_new_marks_do_not_teach_the_vit_which_never_sees_them(labelled):
+    marked = [row for row in load(labelled.store) if row.labels == ("blob",)]
+    lines = "".join(f"{row.path},3,3,background\n" for row in marked)
+    (labelled.root / "points.csv").write_text(f"image,x,y,label\n{lines}")
+    data = labelled.config.data.model_copy(update={"points": labelled.root / "points.csv"})
+    config = labelled.config.model_copy(update={"data": data})
+    with writer_lock(labelled.store.root):
+        before = Run(labelled.store, labelled.config, Silent()).plan
+        known = {kind: training.data_record(labelled.store, before, kind) for kind in ("vit", "fusion")}
+        run = Run(labelled.store, config, Silent())
+        run.stage(writer("annotation"))
+        assert not run.close().failures
+        assert training.data_record(labelled.store, run.plan, "vit") == known["vit"]
+        assert not training.decide(labelled.store, config, run.plan, "vit").train
+        for name in ("prompt", "embed", "mask", "ensemble"):
+            run.stage(stage(name))
+        after = training.data_record(labelled.store, run.plan, "fusion")
+    changed = {sha256 for sha256, entry in after.items() if entry != known["fusion"][sha256]}
+    assert changed
+    assert changed <= {row.sha256 for row in marked}

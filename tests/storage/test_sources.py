@@ -199,13 +199,15 @@ def test_annotations_from_an_index_png(folder, tmp_path):
     (tmp_path / "marks" / "dent").mkdir(parents=True)
     Image.fromarray(marks).save(tmp_path / "marks" / "dent" / "a.png")
     index = AnnotationIndex(folder, tmp_path / "marks", None)
-    np.testing.assert_array_equal(index.label_map("dent/a.png", (6, 8), ["dent", "scratch"]), marks)
+    np.testing.assert_array_equal(
+        index.label_map("dent/a.png", (6, 8), ["dent", "scratch"], ["scratch"]), marks
+    )
     assert index.digest("dent/a.png")
     assert not index.digest("Good/c.bmp")
     with pytest.raises(SourceError, match="8 × 6 pixels, its image 8 × 7"):
-        index.label_map("dent/a.png", (7, 8), ["dent", "scratch"])
+        index.label_map("dent/a.png", (7, 8), ["dent", "scratch"], ["scratch"])
     with pytest.raises(SourceError, match="value 2; expected 0 to 1"):
-        index.label_map("dent/a.png", (6, 8), ["dent"])
+        index.label_map("dent/a.png", (6, 8), ["dent"], ["dent"])
 
 
 def test_annotations_from_points(folder, tmp_path):
@@ -213,7 +215,7 @@ def test_annotations_from_points(folder, tmp_path):
         tmp_path, "image,x,y,label\ndent/a.png,3,2,dent\ndent/a.png,0,0,background\n", "points.csv"
     )
     index = AnnotationIndex(folder, None, points)
-    marks = index.label_map("dent/a.png", (6, 8), ["dent"])
+    marks = index.label_map("dent/a.png", (6, 8), ["dent"], ["dent"])
     assert (marks[2, 3], marks[0, 0], (marks == 255).sum()) == (1, 0, 46)
 
 
@@ -223,13 +225,29 @@ def test_annotations_from_points(folder, tmp_path):
         ("9,2,dent", "lies outside 8 × 6"),
         ("a,2,dent", "expected pixels"),
         ("inf,2,dent", "expected pixels"),
-        ("1,2,rust", "expected background, dent"),
+        ("1,2,rust", "label 'rust'; expected background, dent"),
+        ("1,2,dnet", "did you mean 'dent'"),
     ],
 )
 def test_a_wrong_point_names_its_line(folder, tmp_path, row, message):
     points = table(tmp_path, f"image,x,y,label\ndent/a.png,{row}\n", "points.csv")
     with pytest.raises(SourceError, match=message):
-        AnnotationIndex(folder, None, points).label_map("dent/a.png", (6, 8), ["dent"])
+        AnnotationIndex(folder, None, points).label_map("dent/a.png", (6, 8), ["dent"], ["dent"])
+
+
+@pytest.mark.parametrize(
+    ("labels", "shown"), [((), "is labelled as having no defect"), (("rust",), "has the label rust")]
+)
+def test_a_mark_that_the_label_denies_is_refused(folder, tmp_path, labels, shown):
+    points = table(tmp_path, "image,x,y,label\ndent/a.png,3,2,dent\n", "points.csv")
+    with pytest.raises(SourceError, match=f"line 2: dent/a.png: 'dent' is marked, but the image {shown}"):
+        AnnotationIndex(folder, None, points).label_map("dent/a.png", (6, 8), ["dent", "rust"], labels)
+    picture(tmp_path, "marks/dent/a.png")
+    Image.fromarray(np.ones((6, 8), np.uint8)).save(tmp_path / "marks" / "dent" / "a.png")
+    with pytest.raises(SourceError, match=f"a.png: 'dent' is marked, but the image {shown}"):
+        AnnotationIndex(folder, tmp_path / "marks", None).label_map(
+            "dent/a.png", (6, 8), ["dent", "rust"], labels
+        )
 
 
 def test_marks_of_no_image_are_told(folder, tmp_path):

@@ -1,12 +1,13 @@
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from tasks.evaluate import Confusion, EvaluationError, find_masks, metrics, otsu_label_map
+from tasks.evaluate import Confusion, EvaluationError, Match, find_masks, metrics, otsu_label_map
 from tasks.export import label_png, write_classes
 
 NAMES = ("scratch", "patch", "never")
@@ -100,3 +101,16 @@ def test_otsu_takes_the_smaller_side_whichever_it_is(bright):
     image = np.repeat(np.where(defect == bright, 200, 50).astype(np.uint8)[..., None], 3, 2)
     np.testing.assert_array_equal(otsu_label_map(image, np.array([0, 7], np.uint8)), defect * 7)
     assert not otsu_label_map(image, np.zeros(1, np.uint8)).any()
+
+
+def test_masks_that_count_the_classes_otherwise_are_told():
+    match, path = Match(NAMES), Path("masks/a.png")
+    good, other = np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 255]], np.uint8)
+    match.add(good, ["scratch"], path)
+    match.add(np.zeros((1, 3), np.uint8), [], path)
+    assert match.notes() == ["no mask shows 'patch' (value 2)", "no mask shows 'never' (value 3)"]
+    match.add(other, ["scratch"], path)
+    assert match.notes()[0].startswith("1 of 3 masks (a.png, …) show no class of their image's label")
+    assert "1 scratch, 2 patch, 3 never, and 255" in match.notes()[0]
+    with pytest.raises(EvaluationError, match=r"a\.png: value 4 is no class of the store"):
+        match.add(np.array([[4]], np.uint8), ["scratch"], path)

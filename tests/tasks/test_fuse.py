@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.fusion import FOLDS, Fusion, FusionShape
-from tasks.fuse import STAGE, TEMPERATURE, confidence_of, doubted, fuse, label_map
+from tasks.fuse import BESIDE_MARKS, STAGE, TEMPERATURE, confidence_of, doubted, fuse, label_map
 
 LIMITS = {"doubtful": 0.5}
 SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
@@ -193,7 +193,7 @@ def test_a_class_that_the_user_marked_is_found_somewhere(model):
 def test_doubt_caps_confidence_and_keeps_its_order():
     logits = np.array([[[4.0, 4.0, 1.0]], [[0, 0, 0]], [[-9, -9, 0.5]]])
     share = np.exp(logits) / np.exp(logits).sum(0)
-    found = confidence_of(share, np.array([[False, True, True]]), 0.5)
+    found = confidence_of(share, np.array([[False, True, True]]), 0.5, TEMPERATURE)
     tempered = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
     np.testing.assert_allclose(found, tempered.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
     assert found[0, 1] > found[0, 2]
@@ -202,8 +202,26 @@ def test_doubt_caps_confidence_and_keeps_its_order():
 def test_what_is_all_but_sure_is_still_told_apart():
     logits = np.array([[[11.0, 10.5]], [[0, 0]]])
     share = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
-    sure, less = confidence_of(share, np.zeros((1, 2), bool), 0.5)[0]
+    sure, less = confidence_of(share, np.zeros((1, 2), bool), 0.5, TEMPERATURE)[0]
     assert 1 > sure > less
+
+
+@pytest.mark.parametrize(("mark", "temperature"), [(0, TEMPERATURE), (2, BESIDE_MARKS)])
+def test_a_marked_class_is_no_doubt_where_the_look_is_heard_less(model, monkeypatch, mark, temperature):
+    """A mark of the background leaves the look as loud as it was."""
+    given = one(block(), 0)
+    given["weight"][:] = 1
+    given["annotation"][0, 3, 3] = mark
+    seen = []
+
+    def told(share, doubts, cap, temperature):
+        seen.append(temperature)
+        return confidence_of(share, doubts, cap, temperature)
+
+    monkeypatch.setattr("tasks.fuse.confidence_of", told)
+    fuse(**given, model=model, **SETTINGS)
+    assert seen == [temperature]
+    assert BESIDE_MARKS < TEMPERATURE
 
 
 def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_heard_where_marks_confirm_it(model):
