@@ -58,7 +58,7 @@ def run(config: ConfigPath) -> None:
     """Bring the labels up to date: redo what is new, changed or failed, and nothing else.
 
     Exit status: 0 all done; 1 something failed (run again to go on); 2 wrong input; 3 done, but some
-    images could not be read.
+    images could not be read, or bear marks that do not fit.
     """
     from rich.console import Console
 

@@ -21,7 +21,7 @@ from flows.config import NORMAL
 from models.start import SCALES, Start, load_start, objectness
 from models.surfaces import generate
 from models.train_start import HELD_OUT
-from storage.pixels import read_pixels, to_rgb8
+from storage.pixels import UnreadableImage, read_header, read_pixels, to_rgb8
 from storage.sources import Source, scan
 
 SIDES = (128, 200, 320)
@@ -46,7 +46,9 @@ def surface_iou(start: Start, side: int, images: int, scales: tuple[float, ...])
 
 def levels(start: Start, image: np.ndarray, scales: tuple[float, ...]) -> list[float]:
     """LEVELS of one image, (y, x, 3) uint8, in their order."""
-    seen = objectness(start, image, scales=scales)[MARGIN:-MARGIN, MARGIN:-MARGIN]
+    seen = objectness(start, image, scales=scales)
+    if min(seen.shape) > 4 * MARGIN:
+        seen = seen[MARGIN:-MARGIN, MARGIN:-MARGIN]
     return [float(np.quantile(seen, share)) for share in LEVELS.values()]
 
 
@@ -81,10 +83,16 @@ def main() -> None:
     console.print(table)
     if given.folder is None:
         return
-    sources = scan(given.folder, None, NORMAL).sources
-    found = []
-    for source in track(sources, "images", console=console, transient=True):
-        image = to_rgb8(read_pixels(given.folder / source.path), None)
+    sources, found = [], []
+    for source in track(scan(given.folder, None, NORMAL).sources, "images", console=console, transient=True):
+        path = given.folder / source.path
+        try:
+            most = 2 ** read_header(path).bits - 1
+            image = to_rgb8(read_pixels(path), (0, most))
+        except UnreadableImage as error:
+            console.print(f"[yellow]left out[/] {error}", highlight=False)
+            continue
+        sources.append(source)
         found.append(levels(start, image, scales))
     table = Table(
         "class", *LEVELS, title=f"{given.folder}: AUROC against good images, percent, by labels alone"

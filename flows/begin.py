@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from rich.console import Console
@@ -16,6 +17,7 @@ from flows.outcome import Selection, Summary
 from flows.progress import bars
 from flows.runners import Alone, Runner
 from flows.steps import Run
+from flows.summary import print_problems
 from flows.upkeep import prune_store
 from storage.store import Store
 from tasks.stage import Stage
@@ -34,13 +36,14 @@ def run_config(config: Path, console: Console, selection: Selection | None = Non
         run = Run(store, settings, shown, selection=selection)
         if run.idle():
             return close_night(run, run.digests("fuse"))
+    print_problems(run.catalogue.problems, console)
     announce(run, console)
     console.print("starting Prefect; progress follows", highlight=False)
-    changes = run.catalogue.changes
+    first = run.catalogue
     summary = _worked(settings, config, console, selection)
     # the flow's own look came second and saw no change any more
-    found = summary.catalogue
-    summary.catalogue = type(found)(found.rows, changes, found.problems, found.value_range, found.classes)
+    problems = dict.fromkeys((*first.problems, *summary.catalogue.problems))
+    summary.catalogue = replace(summary.catalogue, changes=first.changes, problems=tuple(problems))
     return summary
 
 

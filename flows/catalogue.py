@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -15,7 +15,7 @@ from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
 from storage.documents import file_digest
 from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels
-from storage.sources import Source, SourceError, scan
+from storage.sources import Source, scan
 from storage.store import Store
 
 RANGE = "value_range.json"
@@ -47,9 +47,9 @@ def refresh(
     data = config.data
     seen = scan(data.folder, data.labels, data.normal)
     marks = AnnotationIndex(data.folder, data.annotations, data.points)
-    classes = store.merged_classes(seen.classes)
+    problems = (*seen.problems, *marks.stray({source.path for source in seen.sources}))
     known = {row.path: row for row in load(store) if row.status != "retired"}
-    looker = _Looker(config, marks, classes, known)
+    looker = _Looker(config, marks, known)
     found: list[Found] = []
     with ThreadPoolExecutor(max_workers=max(2, config.workers)) as pool:
         for n, item in enumerate(pool.map(looker.look, seen.sources), start=1):
@@ -59,8 +59,8 @@ def refresh(
     found = [_within(item, config, value_range) for item in found]
     size = block_size(config, found, max((len(item.labels) for item in found), default=1))
     rows, changes = reconcile(load(store), found, size, data.max_gone, seen.unlisted)
-    problems = (*seen.problems, *marks.stray({source.path for source in seen.sources}))
-    problems += (*looker.misplaced(found), *_new_classes(store.classes(), found))
+    classes = store.merged_classes(seen.classes)
+    problems += _new_classes(store.classes(), found)
     if write:
         store.add_classes(seen.classes)
         save(store, rows)
@@ -96,10 +96,8 @@ def _depth(peak: int) -> int:
 class _Looker:
     """Looks at one file; a file whose size and time are as the catalog has them is not read again."""
 
-    def __init__(
-        self, config: Config, marks: AnnotationIndex, classes: Sequence[str], known: dict[str, ImageRow]
-    ) -> None:
-        self.folder, self.marks, self.classes, self.known = config.data.folder, marks, classes, known
+    def __init__(self, config: Config, marks: AnnotationIndex, known: dict[str, ImageRow]) -> None:
+        self.folder, self.marks, self.known = config.data.folder, marks, known
         self.most = int(config.data.max_megapixels * 1e6)
         self.side = input_side(config.sam.model)
 
@@ -121,20 +119,6 @@ class _Looker:
         ):
             return replace(found, sha256=row.sha256, width=row.width, height=row.height, unreadable=row.why)
         return self._read(path, found)
-
-    def misplaced(self, found: Iterable[Found]) -> Iterator[str]:
-        """Marks that do not fit their image, a sentence each, of images where marks or labels are new.
-
-        Told before the long work: `ingest`, which finds them too, gives such an image no label.
-        """
-        for item in found:
-            row = self.known.get(item.path)
-            same = row is not None and (row.annotation, row.labels) == (item.annotation, item.labels)
-            if item.annotation and not item.unreadable and not same:
-                try:
-                    self.marks.label_map(item.path, (item.height, item.width), self.classes, item.labels)
-                except (SourceError, UnreadableImage) as error:
-                    yield f"{error}; until then the image gets no label"
 
     def _read(self, path: Path, found: Found) -> Found:
         try:

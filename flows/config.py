@@ -79,7 +79,7 @@ class RetrainConfig(Section):
     """`checked`: a trained network takes the other's place only if no figure that needs no mask falls by more than
     `tolerance`; `always`: unseen. `bluemask rollback` takes one back."""
     tolerance: float = Field(default=0.05, ge=0, le=1)
-    """How far a figure may fall, as a share, 0 to 1: two trainings on the same images differ by some hundredths."""
+    """How far a figure may fall, all of them being 0 to 1 (0.05: from 0.65 to 0.60): two trainings on the same images differ by some hundredths."""
     check_images: int = Field(default=128, ge=1)
     """Images on which the two are compared: a few seconds of work."""
 
@@ -98,7 +98,8 @@ class AlertConfig(Section):
     """What makes a run fail loudly, although it ended."""
 
     quarantined: float | None = Field(default=0.2, ge=0, le=1)
-    """Share of the images that could not be read, above which something is wrong with the camera or the share."""
+    """Share of the images that could not be read, or whose marks do not fit, above which something is wrong with the camera, the share
+    or the marks."""
     drift: float | None = Field(default=None, gt=0)
     """Relative change of a class's share of defect pixels since the last run, such as 0.5; none by default, as
     only the user knows how much a line varies."""
@@ -312,10 +313,9 @@ def _sentence(item: Any, source: str) -> str:
 
 
 def _near(name: str, known: list[str]) -> str:
-    part = name.casefold()
-    close = difflib.get_close_matches(name, known, n=1) or [
-        key for key in known if len(part) > 1 and part in key
-    ]
+    folded = name.casefold()
+    parts = [key for key in known if len(folded) > 1 and folded in key.split("_")]
+    close = list(dict.fromkeys(difflib.get_close_matches(name, known, n=1) + parts))
     hint = f"did you mean {' or '.join(map(repr, close[:3]))}? " if close else ""
     return f"{hint}Keys here: {', '.join(known)}"
 

@@ -14,6 +14,7 @@ import numpy as np
 from flows.config import Config
 from flows.memory import halving
 from flows.networks import load_model, precision_of
+from flows.outcome import LISTED
 from flows.plan import Plan, deferred, digest_of, facts, fingerprint, section, unkept
 from storage.arrays import content_digest
 from storage.catalog import ImageRow
@@ -85,10 +86,10 @@ class Job:
         if reasons is None:
             raise BlockError("what it reads is not there yet")
         if stage.name == "ingest":
-            arrays, failed = self._ingest(block)
-            self._refuse_loss(block, failed)
+            arrays, failed, lost = self._ingest(block)
+            self._refuse_loss(block, {i: failed[i] for i in lost})
             live = {row.id for row in self.plan.blocks[block] if row.status == "active"}
-            if len(live) > 1 and live <= failed.keys():  # the share, rather than a file
+            if len(live) > 1 and live <= lost:  # the share, rather than a file
                 raise BlockError("none of its images could be had: " + next(iter(failed.values())))
         else:
             arrays, failed = self._compute(stage, block, held), {}
@@ -185,6 +186,22 @@ class Job:
 
     def _marks(self, row: ImageRow, shape: tuple[int, int]) -> np.ndarray:
         return self._annotations.label_map(row.path, shape, self.plan.classes, row.labels)
+
+    def misplaced(self) -> list[str]:
+        """Marks that do not fit their image, a sentence each, of the images that `ingest` is to read.
+
+        It finds them, too, and gives such an image no label; here they are known before the long work.
+        """
+        found = []
+        for block in self.plan.todo(writer("annotation")):
+            for row in self.plan.blocks[block]:
+                if row.annotation and row.status == "active":
+                    try:
+                        self._marks(row, (row.height, row.width))
+                    except (OSError, ValueError) as error:
+                        found.append(f"{error}; correct the mark: until then the image gets no label")
+        more = [f"and {len(found) - LISTED} more marks that do not fit"] * (len(found) > LISTED)
+        return found[:LISTED] + more
 
     @cached_property
     def _annotations(self) -> AnnotationIndex:

@@ -147,6 +147,7 @@ def export_store(
     config = stored_config(store)
     items = finished(store, config)
     _refuse_places(out, config.data.folder, store)
+    _refuse_mixture(out, kind)
     selection = Selection(store, items, choice, config.data.folder)
     target = Target(
         out=out,
@@ -156,13 +157,12 @@ def export_store(
         parts=PARTS[: len(choice.split)],
     )
     full = out.is_dir() and any(out.iterdir())
-    _refuse_mixture(out, kind)
     write_classes(out, selection.classes)
-    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
     total = len(selection.items)
     said = wanted.write(
         track(selection.samples(), "exporting", total, console=console, transient=True), target
     )
+    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
     console.print(f"{total} labels and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)

@@ -13,6 +13,7 @@ from flows.config import Config, load_config
 from flows.estimate import estimate
 from flows.progress import bars
 from flows.steps import Run
+from flows.summary import called, print_problems
 from models.sam_shapes import embedding_shape, input_side
 from storage.store import Store
 from tasks.stage import Stage
@@ -53,9 +54,10 @@ def _print_changes(run: Run, console: Console) -> None:
     for name, paths in vars(run.catalogue.changes).items():
         if paths:
             more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
-            console.print(f"{len(paths)} {name}: {', '.join(paths[:3])}{more}", highlight=False, markup=False)
-    for problem in run.catalogue.problems:
-        console.print(f"note {problem}", highlight=False, markup=False)
+            console.print(
+                f"{len(paths)} {called(name)}: {', '.join(paths[:3])}{more}", highlight=False, markup=False
+            )
+    print_problems(run.catalogue.problems, console)
 
 
 def _stage_row(table: Table, run: Run, stage: Stage) -> None:

@@ -71,9 +71,10 @@ class Findings:
     def counts(self) -> Counter[str]:
         """Images of each class that can be read; those without a defect under the empty name."""
         lost = {look.path for look in self.unreadable}
-        return Counter(
-            name for source in self.seen.sources if source.path not in lost for name in source.labels or ("",)
-        )
+        counts: Counter[str] = Counter()
+        for source in self.seen.sources:  # a class of which nothing can be read counts 0
+            counts.update(dict.fromkeys(source.labels or ("",), int(source.path not in lost)))
+        return counts
 
     def warnings(self) -> list[str]:
         """What will hurt the result, each with a remedy."""

@@ -36,7 +36,7 @@ class Night:
 
     images: int
     quarantined: int
-    """Images that could not be read, when they were looked at or later."""
+    """Images that could not be read, when they were looked at or later, or whose marks do not fit."""
     shares: dict[str, float]
     """Share of the pixels of all images that P gives to each class."""
     entropy: float
@@ -223,7 +223,7 @@ def alerts(night: Night, rules: AlertConfig) -> list[str]:
     share = night.quarantined / max(1, night.images + night.quarantined)
     if rules.quarantined is not None and share > rules.quarantined:
         found.append(
-            f"{share:.1%} of the images could not be read, more than alerts.quarantined = {rules.quarantined:g}"
+            f"{share:.1%} of the images could not be read or bear marks that do not fit, more than alerts.quarantined = {rules.quarantined:g}"
         )
     for name, change in night.drift.items():
         if rules.drift is not None and abs(change) > rules.drift:

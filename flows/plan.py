@@ -234,7 +234,7 @@ class Plan:
         if reasons is None:
             return "waits for what it reads"
         if self.fresh(stage, block) and self.again(stage, block):
-            return "an image of it could not be had"
+            return "an image of it could not be had, or bears marks that do not fit"
         changed = sorted(
             name
             for name in reasons.keys() | receipt.reasons.keys()

@@ -7,6 +7,7 @@ import resource
 import time
 from collections import deque
 from collections.abc import Callable, Iterator, Mapping
+from dataclasses import replace
 from functools import partial
 
 import yaml
@@ -62,6 +63,7 @@ class Run:
         found = self.catalogue
         self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
         self.job = Job(store, config, self.plan, shown.advance)
+        self.catalogue = replace(found, problems=(*found.problems, *self.job.misplaced()))
         self.summary = Summary(self.catalogue)
         self.only = None if selection is None else self._select(selection)
 

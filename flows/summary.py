@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from functools import partial
 from pathlib import Path
 
@@ -25,10 +26,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     """The closing words of a run: what was done, what was not, and how to go on."""
     active = sum(row.status == "active" for row in summary.catalogue.rows)
     changes = summary.catalogue.changes
-    counts = [f"{len(paths)} {name}" for name, paths in vars(changes).items() if paths]
+    counts = [f"{len(paths)} {called(name)}" for name, paths in vars(changes).items() if paths]
     console.print(f"{active} images" + (f" ({', '.join(counts)})" if counts else ", none of them changed"))
-    for problem in summary.catalogue.problems:
-        console.print(f"[yellow]note[/] {escape(problem)}", highlight=False)
+    print_problems(summary.catalogue.problems, console)
     if summary.idle:
         console.print("[green]nothing to do:[/] every stage is fresh")
     else:
@@ -36,6 +36,17 @@ def print_summary(summary: Summary, console: Console) -> None:
     _print_notes(summary, console)
     _print_contradictions(summary, console)
     _print_faults(summary, console)
+
+
+def called(change: str) -> str:
+    """What a kind of change in the image folder is called: marks count as labels there."""
+    return "relabelled or newly marked" if change == "relabelled" else change
+
+
+def print_problems(problems: Iterable[str], console: Console) -> None:
+    """What was passed over or does not fit, a line each."""
+    for problem in problems:
+        console.print(f"[yellow]note[/] {escape(problem)}", highlight=False)
 
 
 def _table(summary: Summary) -> Table:
@@ -69,7 +80,7 @@ def _print_faults(summary: Summary, console: Console) -> None:
     bad = {row.path: row.why for row in summary.quarantined} | summary.failed_images
     fired = {f"alert {n}": text for n, text in enumerate(summary.alerts, start=1)}
     for title, items in (
-        ("quarantined: they could not be read, or their marks do not fit", bad),
+        ("quarantined: unreadable, or with marks that do not fit", bad),
         ("failed", summary.failures),
         ("alerts", fired),
     ):
@@ -133,7 +144,7 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
         for row in plan.blocks.get(block, []):
             if row.status == "active" and row.id in receipt.failed:
                 console.print(
-                    f"  quarantined {row.path}: {receipt.failed[row.id]}", highlight=False, markup=False
+                    f"  no label {row.path}: {receipt.failed[row.id]}", highlight=False, markup=False
                 )
     for stage in stages():
         for block, failure in store.failures(stage.name).items():

@@ -20,6 +20,7 @@ from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
 from storage.store import Store
+from tasks.ingest import MARKS
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
 from tasks.train_fusion import READS as READS_OF_FUSION
@@ -96,7 +97,11 @@ def members(plan: Plan, kind: ModelKind) -> Iterator[tuple[str, int, ImageRow]]:
     """Block, place in it and catalog row of every image that a network may learn from."""
     for block, rows in plan.blocks.items():
         if all(plan.fresh(writer(name), block) for name in READS[kind]):
-            failed = plan.receipts["ingest"][block].failed
+            failed = {
+                i
+                for i, why in plan.receipts["ingest"][block].failed.items()
+                if "annotation" in READS[kind] or not why.startswith(MARKS)
+            }
             yield from (
                 (block, n, row)
                 for n, row in enumerate(rows)
@@ -130,7 +135,7 @@ def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
         return digest_of([labels, annotation, basis, *([correction] if correction else [])])
 
     return {
-        row.sha256: entry(row.labels, row.annotation * marked, drawn.get(row.sha256, ""))
+        row.sha256: entry(row.labels, row.annotation if marked else "", drawn.get(row.sha256, ""))
         for _, _, row in members(plan, kind)
     }
 

@@ -126,6 +126,14 @@ def spoken(cam: np.ndarray, annotation: np.ndarray, classes: np.ndarray) -> np.n
     return found
 
 
+def marked(annotation: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """Which classes of an image the user marked: SAM was then asked by the marks.
+
+    annotation: (y, x) uint8 label map, 255 unmarked; classes: (slot,) uint8. Returns (slot,) bool.
+    """
+    return np.isin(classes, annotation)
+
+
 def with_marks(target: Target, annotation: np.ndarray, slot_class: np.ndarray) -> Target:
     """The target with what a user has marked, background too: it counts fully, however unreliable the image.
 

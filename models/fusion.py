@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.agreement import spoken
+from models.agreement import marked, spoken
 from models.appearance import Appearance
 from models.checkpoints import load_checkpoint
 from models.photometry import Contrast, contrast
@@ -181,8 +181,8 @@ def heard(
     """
     out = evidence.astype(np.float32)
     out[:, 0] = np.where(spoken(evidence[:, 0], annotation, classes), out[:, 0], UNSAID[0])
-    marked = np.isin(classes, annotation)
-    out[marked, 3] = UNSAID[3] + BESIDE_MARKS * (out[marked, 3] - UNSAID[3])
+    less = marked(annotation, classes)
+    out[less, 3] = UNSAID[3] + BESIDE_MARKS * (out[less, 3] - UNSAID[3])
     out[:, 1:3] = np.where(weight == 0, np.reshape(UNSAID[1:3], (2, 1, 1)), out[:, 1:3])
     return out
 

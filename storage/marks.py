@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path, PurePosixPath
 
 import numpy as np
@@ -31,7 +31,7 @@ class AnnotationIndex:
         if annotations is not None and not annotations.is_dir():
             raise SourceError(f"data.annotations: {annotations} is no folder that can be read")
         self.points: dict[str, list[tuple[int, str, str, str]]] = {}
-        for line, row in rows_of(points, ("image", "x", "y", "label")) if points else ():
+        for line, row in _rows(points) if points else ():
             mark = (line, row["x"], row["y"], row["label"])
             self.points.setdefault(PurePosixPath(row["image"].replace("\\", "/")).as_posix(), []).append(mark)
         self.name = points.name if points else ""
@@ -39,10 +39,13 @@ class AnnotationIndex:
     def stray(self, images: Collection[str]) -> list[str]:
         """Marks that belong to no image, a sentence each. images: paths relative to the image folder."""
         known = set(images)
-        names = [f"line {marks[0][0]}: {image}" for image, marks in self.points.items() if image not in known]
-        found = (
-            [listed(names, f"in {self.name}, but no image of {self.folder} has that path")] if names else []
-        )
+        found = []
+        if lost := [image for image in self.points if image not in known]:
+            first = f"{self.name}, line {self.points[lost[0]][0][0]}: no image of {self.folder} has the path {lost[0]!r}"
+            close = difflib.get_close_matches(lost[0], known, n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            more = f", nor {len(lost) - 1} more in that file" if len(lost) > 1 else ""
+            found.append(f"{first}{more}{hint}")
         if self.annotations is not None:
             wanted = {PurePosixPath(image).with_suffix(".png").as_posix() for image in images}
             there = sorted(
@@ -59,7 +62,10 @@ class AnnotationIndex:
         parts = []
         png = self._png(image)
         if png is not None:
-            parts.append(png.read_bytes())
+            try:
+                parts.append(png.read_bytes())
+            except OSError:  # `label_map` says why
+                parts.append(b"unreadable")
         if image in self.points:
             parts.append(repr([mark[1:] for mark in self.points[image]]).encode())
         return hashlib.sha256(b"\0".join(parts)).hexdigest() if parts else ""
@@ -112,7 +118,9 @@ class AnnotationIndex:
         except (ValueError, OverflowError) as error:
             raise SourceError(f"{where}: x = {x!r}, y = {y!r}; expected pixels") from error
         if not (0 <= row < marks.shape[0] and 0 <= column < marks.shape[1]):
-            raise SourceError(f"{where}: ({x}, {y}) lies outside {marks.shape[1]} × {marks.shape[0]} pixels")
+            raise SourceError(
+                f"{where}: ({x}, {y}) lies outside its {marks.shape[1]} × {marks.shape[0]} pixels"
+            )
         names = [BACKGROUND, *classes]
         if label not in names:
             close = difflib.get_close_matches(label, names, n=1)
@@ -120,7 +128,18 @@ class AnnotationIndex:
             raise SourceError(f"{where}: label {label!r}; {hint} {', '.join(names)}")
         if label != BACKGROUND:
             _refuse_absent(where, label, labels)
-        marks[row, column] = names.index(label)
+        code = names.index(label)
+        if marks[row, column] not in (UNMARKED, code):
+            other = names[marks[row, column]]
+            raise SourceError(f"{where}: ({x}, {y}) is marked as {other!r} already; keep one of the two")
+        marks[row, column] = code
+
+
+def _rows(points: Path) -> Iterator[tuple[int, dict[str, str]]]:
+    try:
+        yield from rows_of(points, ("image", "x", "y", "label"))
+    except SourceError as error:
+        raise SourceError(f"data.points: {error}") from error
 
 
 def _refuse_absent(where: str, name: str, labels: Collection[str]) -> None:

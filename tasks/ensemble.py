@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from models.agreement import marked
 from storage.arrays import ArraySpec
 from tasks.prompt import cam_level, components
 from tasks.stage import Arrays, Stage
@@ -58,14 +59,6 @@ def ensemble(
         out["p2"][n, :height, :width] = p2
         out["reliability"][n] = reliability(mean, entropy, p2, limit)
     return out
-
-
-def marked(annotation: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Which classes of an image the user marked: SAM was then asked by the marks, and the CAM by nobody.
-
-    annotation: (y, x) uint8 label map, 255 unmarked; classes: (slot,) uint8. Returns (slot,) bool.
-    """
-    return np.isin(classes, annotation)
 
 
 def agreement(mask: np.ndarray, votes: int) -> tuple[np.ndarray, np.ndarray]:

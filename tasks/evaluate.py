@@ -46,8 +46,9 @@ class Match:
         """classes: names from index 1, as the store has them."""
         self.classes = list(classes)
         self._shown: set[int] = set()
+        self._with_defect = 0
         self._others: list[str] = []  # masks without any class of their image's label
-        self._images = 0
+        self._unexpected: list[str] = []  # masks with a defect, of images that are said to have none
 
     def add(self, truth: np.ndarray, labels: Collection[str], path: Path) -> None:
         """Take in one mask.
@@ -55,30 +56,45 @@ class Match:
         truth: (y, x) uint8; labels: classes that its image is said to show; path: of the mask. Raises EvaluationError
         for a value that is no class of the store.
         """
-        values = set(np.unique(truth).tolist()) - {0, IGNORE}
+        found = set(np.unique(truth).tolist())
+        self._shown |= found
+        values = found - {0, IGNORE}
         if strange := sorted(value for value in values if value > len(self.classes)):
             raise EvaluationError(f"{path}: value {strange[0]} is no class of the store; {self._expected()}")
         wanted = {self.classes.index(name) + 1 for name in labels}
-        self._shown |= values
-        self._images += 1
-        if values and not values & wanted:
+        self._with_defect += bool(values)
+        if values and not wanted:
+            self._unexpected.append(path.name)
+        elif values and not values & wanted:
             self._others.append(path.name)
 
     def _expected(self) -> str:
         named = ", ".join(f"{k} {name}" for k, name in enumerate(self.classes, start=1))
-        return f"its masks have 0 for background, {named}, and 255 for pixels that do not count"
+        return f"in masks for this store 0 is background, {named}, and 255 pixels that do not count"
 
     def notes(self) -> list[str]:
-        """What looks wrong, a sentence each."""
+        """What looks wrong, a sentence each.
+
+        Raises EvaluationError where no mask shows any class but some have 255: those are masks of another kind.
+        """
+        if not self._with_defect and IGNORE in self._shown:
+            raise EvaluationError(
+                f"the masks show no class at all, only 0 and 255: if 255 is meant for a defect, write its class instead; "
+                f"{self._expected()}"
+            )
         found = []
         if self._others:
             found.append(
-                f"{len(self._others)} of {self._images} masks ({self._others[0]}, …) show no class of their image's "
-                f"label: are the classes numbered alike? {self._expected()}"
+                f"{len(self._others)} of {self._with_defect} masks with a defect, {self._others[0]} the first, without any "
+                f"class of their image's label: are the classes numbered alike? {self._expected()}"
             )
-        for k, name in enumerate(self.classes, start=1):
-            if k not in self._shown and self._images:
-                found.append(f"no mask shows {name!r} (value {k})")
+        if self._unexpected:
+            found.append(
+                f"{len(self._unexpected)} of {self._with_defect} masks with a defect, {self._unexpected[0]} the first, whose "
+                "image is labelled as having none: the label may be wrong"
+            )
+        if missing := [name for k, name in enumerate(self.classes, start=1) if k not in self._shown]:
+            found.append(f"no mask shows {', '.join(map(repr, missing))}")
         return found
 
 

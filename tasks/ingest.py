@@ -14,15 +14,22 @@ from tasks.stage import Arrays, Stage
 PLACEHOLDER = 16
 """Side in pixels of the black image that stands where one cannot be had: its row stays, unused."""
 
+MARKS = "marks: "
+"""Begins the reason where an image's marks do not fit, and nothing else is wrong with it."""
+
 Pixels = Callable[[ImageRow], np.ndarray]
 Marks = Callable[[ImageRow, tuple[int, int]], np.ndarray]
 
 
 class Ingested(NamedTuple):
-    """A block's arrays, and the images that could not be read, by catalog id, with the reason."""
+    """A block's arrays, and the images that get no label, by catalog id.
+
+    failed: why, of those that could not be read or whose marks do not fit (those begin with MARKS); lost: those of them whose pixels are not there.
+    """
 
     arrays: Arrays
     failed: dict[int, str]
+    lost: frozenset[int]
 
 
 def ingest(
@@ -38,20 +45,28 @@ def ingest(
     lenient: ids of retired images, for which a placeholder is no failure.
     Returns arrays as declared in STAGE, and failures.
     """
-    images, annotations, failed = [], [], {}
+    images, annotations, failed, lost = [], [], dict[int, str](), set[int]()
     for row in rows:
         try:
             image = pixels(row)
-            annotation = _marked(row, image, marks)
         except (OSError, ValueError) as error:
             image = np.zeros((PLACEHOLDER, PLACEHOLDER, 3), np.uint8)
-            annotation = np.full(image.shape[:2], 255, np.uint8)
-            if row.id not in lenient:
-                failed[row.id] = str(error)
+            failed[row.id] = str(error)
+            lost.add(row.id)
+        annotation = np.full(image.shape[:2], 255, np.uint8)
+        if row.annotation and row.id not in lost:
+            try:
+                annotation = marks(row, (image.shape[0], image.shape[1]))
+            except (
+                OSError,
+                ValueError,
+            ) as error:  # its pixels stay: once the mark is mended, nothing is encoded anew
+                failed[row.id] = f"{MARKS}{error}"
         images.append(image)
         annotations.append(annotation)
+    failed = {i: why for i, why in failed.items() if i not in lenient}
     size = np.array([image.shape[:2] for image in images], np.uint16)  # (image, extent)
-    label = encode_labels([() if row.id in failed else row.labels for row in rows], classes)
+    label = encode_labels([() if row.id in lost else row.labels for row in rows], classes)
     arrays: Arrays = {
         "image": padded(images, 0),
         "size": size,
@@ -60,12 +75,7 @@ def ingest(
         "annotation": padded(annotations, 255),
         "sha256": np.array([list(bytes.fromhex(row.sha256)) for row in rows], np.uint8),
     }
-    return Ingested(arrays, failed)
-
-
-def _marked(row: ImageRow, image: np.ndarray, marks: Marks) -> np.ndarray:
-    shape = (image.shape[0], image.shape[1])
-    return marks(row, shape) if row.annotation else np.full(shape, 255, np.uint8)
+    return Ingested(arrays, failed, frozenset(lost & failed.keys()))
 
 
 def padded(images: Sequence[np.ndarray], fill: int) -> np.ndarray:
@@ -113,7 +123,7 @@ def _spec(name: str, dims: str, dtype: str, kind: str, description: str, fill: f
 
 STAGE = Stage(
     name="ingest",
-    version=1,
+    version=2,
     function=ingest,
     reads=(),
     writes=(

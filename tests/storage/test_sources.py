@@ -222,7 +222,7 @@ def test_annotations_from_points(folder, tmp_path):
 @pytest.mark.parametrize(
     ("row", "message"),
     [
-        ("9,2,dent", "lies outside 8 × 6"),
+        ("9,2,dent", "lies outside its 8 × 6"),
         ("a,2,dent", "expected pixels"),
         ("inf,2,dent", "expected pixels"),
         ("1,2,rust", "label 'rust'; expected background, dent"),
@@ -250,11 +250,23 @@ def test_a_mark_that_the_label_denies_is_refused(folder, tmp_path, labels, shown
         )
 
 
+def test_two_marks_on_one_pixel_that_differ_are_refused(folder, tmp_path):
+    points = table(
+        tmp_path,
+        "image,x,y,label\ndent/a.png,3,2,dent\ndent/a.png,3,2,dent\ndent/a.png,3,2,background\n",
+        "points.csv",
+    )
+    with pytest.raises(SourceError, match=r"line 4: dent/a\.png: \(3, 2\) is marked as 'dent' already"):
+        AnnotationIndex(folder, None, points).label_map("dent/a.png", (6, 8), ["dent"], ["dent"])
+
+
 def test_marks_of_no_image_are_told(folder, tmp_path):
     points = table(tmp_path, "image,x,y,label\ndent\\a.png,3,2,dent\ndent/x.png,0,0,dent\n", "points.csv")
     picture(tmp_path, "marks/dent/a.png")
     picture(tmp_path, "marks/dent/y.png")
     stray = AnnotationIndex(folder, tmp_path / "marks", points).stray({"dent/a.png", "Good/c.bmp"})
     assert len(stray) == 2
-    assert "'line 3: dent/x.png' in points.csv" in stray[0]
+    assert stray[0] == (
+        f"points.csv, line 3: no image of {folder} has the path 'dent/x.png'; did you mean 'dent/a.png'?"
+    )
     assert "'dent/y.png' in" in stray[1]

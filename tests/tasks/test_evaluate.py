@@ -108,9 +108,24 @@ def test_masks_that_count_the_classes_otherwise_are_told():
     good, other = np.array([[0, 1, 255]], np.uint8), np.array([[0, 2, 255]], np.uint8)
     match.add(good, ["scratch"], path)
     match.add(np.zeros((1, 3), np.uint8), [], path)
-    assert match.notes() == ["no mask shows 'patch' (value 2)", "no mask shows 'never' (value 3)"]
+    assert match.notes() == ["no mask shows 'patch', 'never'"]
     match.add(other, ["scratch"], path)
-    assert match.notes()[0].startswith("1 of 3 masks (a.png, …) show no class of their image's label")
-    assert "1 scratch, 2 patch, 3 never, and 255" in match.notes()[0]
+    match.add(other, [], path)
+    numbered, unexpected, missing = match.notes()
+    assert numbered.startswith(
+        "1 of 3 masks with a defect, a.png the first, without any class of their image's label"
+    )
+    assert "1 scratch, 2 patch, 3 never, and 255" in numbered
+    assert unexpected.startswith(
+        "1 of 3 masks with a defect, a.png the first, whose image is labelled as having none"
+    )
+    assert missing == "no mask shows 'never'"
     with pytest.raises(EvaluationError, match=r"a\.png: value 4 is no class of the store"):
         match.add(np.array([[4]], np.uint8), ["scratch"], path)
+
+
+def test_masks_of_0_and_255_are_of_another_kind():
+    match = Match(NAMES)
+    match.add(np.array([[0, 255]], np.uint8), ["scratch"], Path("a.png"))
+    with pytest.raises(EvaluationError, match="only 0 and 255: if 255 is meant for a defect"):
+        match.notes()

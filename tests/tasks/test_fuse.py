@@ -3,7 +3,7 @@ import pytest
 import torch
 
 from models.fusion import FOLDS, Fusion, FusionShape
-from tasks.fuse import BESIDE_MARKS, STAGE, TEMPERATURE, confidence_of, doubted, fuse, label_map
+from tasks.fuse import STAGE, TEMPERATURE, TEMPERATURE_MARKED, confidence_of, doubted, fuse, label_map
 
 LIMITS = {"doubtful": 0.5}
 SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
@@ -206,22 +206,24 @@ def test_what_is_all_but_sure_is_still_told_apart():
     assert 1 > sure > less
 
 
-@pytest.mark.parametrize(("mark", "temperature"), [(0, TEMPERATURE), (2, BESIDE_MARKS)])
-def test_a_marked_class_is_no_doubt_where_the_look_is_heard_less(model, monkeypatch, mark, temperature):
-    """A mark of the background leaves the look as loud as it was."""
-    given = one(block(), 0)
-    given["weight"][:] = 1
-    given["annotation"][0, 3, 3] = mark
-    seen = []
+def test_confidence_beside_marks_is_not_lowered_because_the_look_is_heard_less(model):
+    """Of the image's two classes: as long as one is not marked, the look speaks in full of it."""
+    given = one(block(), 1)
+    given["weight"][:], given["score"][:] = 1, 0.9
+    classes = given["slot_class"][0]
+    assert (classes > 0).all()
+    assert TEMPERATURE_MARKED < TEMPERATURE
 
-    def told(share, doubts, cap, temperature):
-        seen.append(temperature)
-        return confidence_of(share, doubts, cap, temperature)
+    def sure(*marks):
+        annotation = given["annotation"].copy()
+        annotation[0, 0, : len(marks)] = marks
+        found = fuse(**given | {"annotation": annotation}, model=model, **SETTINGS)
+        return found["confidence"][0, 1:20, :30].astype(float), found["p"][0]
 
-    monkeypatch.setattr("tasks.fuse.confidence_of", told)
-    fuse(**given, model=model, **SETTINGS)
-    assert seen == [temperature]
-    assert BESIDE_MARKS < TEMPERATURE
+    (one_marked, _), (both, p) = sure(classes[0]), sure(*classes)
+    doubts = doubted(p, given["weight"][0], classes, given["score"][0], SETTINGS["doubtful"])[1:20, :30]
+    assert not doubts.all()
+    assert np.median(both[~doubts]) > np.median(one_marked[~doubts])
 
 
 def test_marked_pixels_stand_and_the_cam_of_a_marked_class_is_heard_where_marks_confirm_it(model):

@@ -53,7 +53,9 @@ def test_a_mark_that_does_not_fit_is_that_images_failure():
         raise ValueError("lies outside")
 
     found = read(lambda r: np.zeros((9, 9, 3), np.uint8), [row(0, annotation="x"), row(1)], marks=marks)
-    assert found.failed == {0: "lies outside"}
+    assert found.failed == {0: "marks: lies outside"}
+    assert not found.lost
+    assert found.arrays["size"].tolist() == [[9, 9], [9, 9]], "its pixels stand"
 
 
 def test_slots_hold_the_classes_in_order_and_are_never_none():
