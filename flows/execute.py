@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -25,7 +26,7 @@ from storage.objects import StoreUnwritableError
 from storage.pixels import read_pixels, to_rgb8
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
-from tasks.ingest import Ingested, ingest
+from tasks.ingest import Ingested, ingest, unread
 from tasks.registry import writer
 from tasks.stage import Stage
 
@@ -86,10 +87,10 @@ class Job:
         if reasons is None:
             raise BlockError("what it reads is not there yet")
         if stage.name == "ingest":
-            arrays, failed, lost = self._ingest(block)
-            self._refuse_loss(block, {i: failed[i] for i in lost})
+            arrays, failed = self._ingest(block)
+            self._refuse_loss(block, failed, reasons)
             live = {row.id for row in self.plan.blocks[block] if row.status == "active"}
-            if len(live) > 1 and live <= lost:  # the share, rather than a file
+            if len(live) > 1 and live <= unread(failed):  # the share, rather than a file
                 raise BlockError("none of its images could be had: " + next(iter(failed.values())))
         else:
             arrays, failed = self._compute(stage, block, held), {}
@@ -135,14 +136,19 @@ class Job:
         same = all(content_digest(arrays[name]) == receipt.arrays[name].digest for name in receipt.dropped)
         return arrays if same else None
 
-    def _refuse_loss(self, block: str, failed: dict[int, str]) -> None:
-        """A block that is being repaired stays as it is where an image cannot be had any more: its label is sound."""
+    def _refuse_loss(self, block: str, failed: Mapping[int, str], reasons: Mapping[str, str]) -> None:
+        """A block that is being repaired stays as it is where an image cannot be had any more: its label is sound.
+
+        Nor where its marks cannot, as long as they are said to be those that it was made from.
+        """
         before = self.store.receipt("ingest", block)
-        had = set() if before is None else set(before.failed)
-        if ("ingest", block) in self.plan.forced and (
-            lost := {i: why for i, why in failed.items() if i not in had}
-        ):
-            raise BlockError("; ".join(lost.values()))
+        known = {} if before is None else before.failed
+        same = before is not None and before.reasons["annotations"] == reasons["annotations"]
+        missing = unread(failed) - unread(known)
+        if same:
+            missing |= failed.keys() - known.keys()
+        if ("ingest", block) in self.plan.forced and missing:
+            raise BlockError("; ".join(failed[i] for i in sorted(missing)))
 
     def _attributes(self, stage: Stage, block: str) -> dict[str, Any]:
         """What a reader of the group alone must know: which images, which classes."""
@@ -192,16 +198,19 @@ class Job:
 
         It finds them, too, and gives such an image no label; here they are known before the long work.
         """
-        found = []
-        for block in self.plan.todo(writer("annotation")):
-            for row in self.plan.blocks[block]:
-                if row.annotation and row.status == "active":
-                    try:
-                        self._marks(row, (row.height, row.width))
-                    except (OSError, ValueError) as error:
-                        found.append(f"{error}; correct the mark: until then the image gets no label")
+        due = [row for block in self.plan.todo(writer("annotation")) for row in self.plan.blocks[block]]
+        marked = [row for row in due if row.annotation and row.status == "active"]
+        with ThreadPoolExecutor(max_workers=max(2, self.config.workers)) as pool:
+            found = [why for why in pool.map(self._misplaced, marked) if why]
         more = [f"and {len(found) - LISTED} more marks that do not fit"] * (len(found) > LISTED)
         return found[:LISTED] + more
+
+    def _misplaced(self, row: ImageRow) -> str:
+        try:
+            self._marks(row, (row.height, row.width))
+        except (OSError, ValueError) as error:
+            return f"{error}; until then the image gets no label"
+        return ""
 
     @cached_property
     def _annotations(self) -> AnnotationIndex:
@@ -229,7 +238,7 @@ class _Pixels:
 
     def __call__(self, row: ImageRow) -> np.ndarray:
         """(y, x, channel) uint8 RGB. Raises OSError or ValueError where the file cannot be read."""
-        if self.before is not None and row.id not in self.before.failed:
+        if self.before is not None and row.id not in unread(self.before.failed):
             try:
                 return self._kept(self.before, self.rank[row.id])
             except StoreError:

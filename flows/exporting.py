@@ -160,9 +160,8 @@ def export_store(
     write_classes(out, selection.classes)
     total = len(selection.items)
     said = wanted.write(
-        track(selection.samples(), "exporting", total, console=console, transient=True), target
+        track(_begun(selection, out, kind), "exporting", total, console=console, transient=True), target
     )
-    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
     console.print(f"{total} labels and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
@@ -196,6 +195,12 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
         )
     if out.exists() and not out.is_dir():
         raise WrongInputError(f"{out} is a file; name a folder for the labels")
+
+
+def _begun(selection: Selection, out: Path, kind: str) -> Iterator[Sample]:
+    """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
+    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
+    yield from selection.samples()
 
 
 def _refuse_mixture(out: Path, kind: str) -> None:

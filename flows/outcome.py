@@ -53,7 +53,7 @@ class Summary:
 
     @property
     def exit_code(self) -> int:
-        """0 all is well; 1 something failed or an alert rule fired; 3 done, but some images could not be read."""
+        """0 all is well; 1 something failed or an alert rule fired; 3 done, but some images could not be read, or bear marks that do not fit."""
         if self.failures or self.alerts:
             return 1
         return 3 if self.quarantined or self.failed_images else 0

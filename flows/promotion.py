@@ -13,6 +13,7 @@ from flows.plan import Plan, facts, section
 from models.checkpoints import digest
 from storage.store import Store, StoreError, now
 from tasks.candidate import cam_figures, fusion_figures
+from tasks.ingest import unusable
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind, Stage
 
@@ -93,7 +94,7 @@ def _sample(config: Config, plan: Plan, kind: ModelKind, stage: Stage) -> Iterat
     ready = [b for b in plan.blocks if all(plan.fresh(writer(name), b) for name in names)]
     taken, step = 0, max(1, len(ready) * config.block // config.retrain.check_images)
     for block in ready[::step]:
-        failed = plan.receipts["ingest"][block].failed
+        failed = unusable(plan.receipts["ingest"][block].failed, kind)
         rows = plan.blocks[block]
         live = [n for n, row in enumerate(rows) if row.status == "active" and row.id not in failed]
         if live and taken < config.retrain.check_images:

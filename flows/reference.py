@@ -19,7 +19,7 @@ HEAD = """# Commands
 Made by `make docs` from the command line itself; `bluemask COMMAND --help` says the same.
 
 Exit status: 0 all done, 1 something failed, 2 wrong input; `bluemask run` also 3, where it is done but some images
-could not be read. `BLUEMASK_TRACEBACK=1` shows where an error came from.
+could not be read, or bear marks that do not fit. `BLUEMASK_TRACEBACK=1` shows where an error came from.
 """
 
 

@@ -20,7 +20,7 @@ from models.sam_shapes import WEIGHTS
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
 from storage.store import Store
-from tasks.ingest import MARKS
+from tasks.ingest import unusable
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
 from tasks.train_fusion import READS as READS_OF_FUSION
@@ -97,11 +97,7 @@ def members(plan: Plan, kind: ModelKind) -> Iterator[tuple[str, int, ImageRow]]:
     """Block, place in it and catalog row of every image that a network may learn from."""
     for block, rows in plan.blocks.items():
         if all(plan.fresh(writer(name), block) for name in READS[kind]):
-            failed = {
-                i
-                for i, why in plan.receipts["ingest"][block].failed.items()
-                if "annotation" in READS[kind] or not why.startswith(MARKS)
-            }
+            failed = unusable(plan.receipts["ingest"][block].failed, kind)
             yield from (
                 (block, n, row)
                 for n, row in enumerate(rows)

@@ -47,6 +47,7 @@ class Match:
         self.classes = list(classes)
         self._shown: set[int] = set()
         self._with_defect = 0
+        self._bare = 0  # masks of 0 and 255 alone, of images that are said to have a defect
         self._others: list[str] = []  # masks without any class of their image's label
         self._unexpected: list[str] = []  # masks with a defect, of images that are said to have none
 
@@ -63,6 +64,7 @@ class Match:
             raise EvaluationError(f"{path}: value {strange[0]} is no class of the store; {self._expected()}")
         wanted = {self.classes.index(name) + 1 for name in labels}
         self._with_defect += bool(values)
+        self._bare += bool(IGNORE in found and not values and wanted)
         if values and not wanted:
             self._unexpected.append(path.name)
         elif values and not values & wanted:
@@ -75,9 +77,9 @@ class Match:
     def notes(self) -> list[str]:
         """What looks wrong, a sentence each.
 
-        Raises EvaluationError where no mask shows any class but some have 255: those are masks of another kind.
+        Raises EvaluationError where no mask shows any class but some, of images with a defect, have 255: masks of another kind.
         """
-        if not self._with_defect and IGNORE in self._shown:
+        if not self._with_defect and self._bare:
             raise EvaluationError(
                 f"the masks show no class at all, only 0 and 255: if 255 is meant for a defect, write its class instead; "
                 f"{self._expected()}"

@@ -129,7 +129,7 @@ def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float, temperature
 
 STAGE = Stage(
     name="fuse",
-    version=11,
+    version=12,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

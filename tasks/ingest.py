@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from storage.arrays import ArraySpec
 from storage.catalog import ImageRow
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, ModelKind, Stage
 
 PLACEHOLDER = 16
 """Side in pixels of the black image that stands where one cannot be had: its row stays, unused."""
@@ -24,12 +24,21 @@ Marks = Callable[[ImageRow, tuple[int, int]], np.ndarray]
 class Ingested(NamedTuple):
     """A block's arrays, and the images that get no label, by catalog id.
 
-    failed: why, of those that could not be read or whose marks do not fit (those begin with MARKS); lost: those of them whose pixels are not there.
+    failed: why, of those that could not be read or whose marks do not fit (these begin with MARKS).
     """
 
     arrays: Arrays
     failed: dict[int, str]
-    lost: frozenset[int]
+
+
+def unread(failed: Mapping[int, str]) -> set[int]:
+    """Of a receipt's failures the images whose pixels are not there; where marks alone do not fit, they are."""
+    return {i for i, why in failed.items() if not why.startswith(MARKS)}
+
+
+def unusable(failed: Mapping[int, str], kind: ModelKind) -> set[int]:
+    """Of a receipt's failures the images that a network cannot learn from, or be judged on; the ViT sees no marks."""
+    return unread(failed) if kind == "vit" else set(failed)
 
 
 def ingest(
@@ -45,27 +54,25 @@ def ingest(
     lenient: ids of retired images, for which a placeholder is no failure.
     Returns arrays as declared in STAGE, and failures.
     """
-    images, annotations, failed, lost = [], [], dict[int, str](), set[int]()
+    images, annotations, failed = [], [], dict[int, str]()
     for row in rows:
         try:
             image = pixels(row)
         except (OSError, ValueError) as error:
             image = np.zeros((PLACEHOLDER, PLACEHOLDER, 3), np.uint8)
             failed[row.id] = str(error)
-            lost.add(row.id)
         annotation = np.full(image.shape[:2], 255, np.uint8)
-        if row.annotation and row.id not in lost:
+        if row.annotation and row.id not in failed:
             try:
                 annotation = marks(row, (image.shape[0], image.shape[1]))
-            except (
-                OSError,
-                ValueError,
-            ) as error:  # its pixels stay: once the mark is mended, nothing is encoded anew
+            except (OSError, ValueError) as error:
+                # its pixels stay: once the mark is mended, nothing is encoded anew
                 failed[row.id] = f"{MARKS}{error}"
         images.append(image)
         annotations.append(annotation)
     failed = {i: why for i, why in failed.items() if i not in lenient}
     size = np.array([image.shape[:2] for image in images], np.uint16)  # (image, extent)
+    lost = unread(failed)
     label = encode_labels([() if row.id in lost else row.labels for row in rows], classes)
     arrays: Arrays = {
         "image": padded(images, 0),
@@ -75,7 +82,7 @@ def ingest(
         "annotation": padded(annotations, 255),
         "sha256": np.array([list(bytes.fromhex(row.sha256)) for row in rows], np.uint8),
     }
-    return Ingested(arrays, failed, frozenset(lost & failed.keys()))
+    return Ingested(arrays, failed)
 
 
 def padded(images: Sequence[np.ndarray], fill: int) -> np.ndarray:

@@ -148,7 +148,7 @@ class Refresher:
         failed = receipts["ingest"].failed if "ingest" in receipts else {}
         for n, row in enumerate(rows):
             if row.id in failed:
-                continue  # a placeholder stands there
+                continue  # it has no label
             part = {name: cut(name, value[n], row.height, row.width) for name, value in arrays.items()}
             doubt = doubt_of(part)
             differs = _differs(part["p"], None if before is None else before[n])

@@ -15,6 +15,7 @@ from flows.browse import open_backend, open_index
 from flows.catalogue import refresh
 from flows.outputs import finished
 from flows.steps import Run
+from flows.training import members
 from storage.catalog import load
 from storage.documents import file_digest
 from storage.sources import SourceError
@@ -328,6 +329,13 @@ def marks_that_do_not_fit(site):
     return [row.path for row in rows], words
 
 
+def ingested(site):
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        run.stage(stages()[0])
+        return run, run.close()
+
+
 def test_marks_that_do_not_fit_are_told_before_any_work_and_cost_that_images_label_alone(site):
     before = site.digests()
     paths, words = marks_that_do_not_fit(site)
@@ -336,18 +344,39 @@ def test_marks_that_do_not_fit_are_told_before_any_work_and_cost_that_images_lab
         assert len(told) == 3
         for word in words:
             assert any(word in problem and "the image gets no label" in problem for problem in told), word
-    with site.store.writing():
-        run = Run(site.store, site.config, Silent())
-        run.stage(stages()[0])
-        summary = run.close()
+    run, summary = ingested(site)
     assert set(summary.failed_images) == set(paths)
     assert summary.exit_code == 3
-    same = {key for key, digest in site.digests().items() if before[key] == digest}
+    learned = {kind: {row.path for _, _, row in members(run.plan, kind)} for kind in ("vit", "fusion")}
+    assert set(paths) <= learned["vit"], "which sees no marks"
+    assert not set(paths) & learned["fusion"]
     pixels = {
         key for key in before if key.rsplit("/", 1)[-1] in ("image", "label", "sha256", "size", "slot_class")
     }
     assert pixels
-    assert pixels <= same, "nothing is encoded anew, now or when the marks are mended"
+    assert all(site.digests()[key] == before[key] for key in pixels)
+    (site.images / paths[0]).unlink()  # its pixels are in the store, and stay there
+    pinned_config(site.root, data={"folder": "images", "max_gone": 1})
+    assert not ingested(site)[1].failed_images
+    assert all(site.digests()[key] == before[key] for key in pixels if not key.endswith("/label"))
+
+
+def test_a_repair_does_not_take_a_label_whose_marks_cannot_be_had_any_more(site):
+    """The marks are said to be those of before: somebody unmounted or spoilt them since."""
+    row = next(row for row in load(site.store) if row.labels)
+    (site.root / "points.csv").write_text(f"image,x,y,label\n{row.path},1,1,{row.labels[0]}\n")
+    pinned_config(site.root, data={"folder": "images", "points": "points.csv"})
+    assert not ingested(site)[1].failed_images
+    before = site.digests()
+    with site.store.writing():
+        run = Run(site.store, site.config, Silent())
+        (site.root / "points.csv").write_text(f"image,x,y,label\n{row.path},999,1,{row.labels[0]}\n")
+        run.plan.force("ingest", [row.block])
+        run.job.__dict__.pop("_annotations", None)
+        run.stage(stages()[0])
+        summary = run.close()
+    assert "lies outside" in summary.failures[f"ingest {row.block}"]
+    assert site.digests() == before
 
 
 @pytest.mark.slow
@@ -367,10 +396,7 @@ def test_a_block_of_which_every_image_has_a_mark_that_does_not_fit_is_no_lost_sh
     lines = "".join(f"{row.path},1,1,nothing\n" for row in marked)
     (site.root / "points.csv").write_text(f"image,x,y,label\n{lines}")
     pinned_config(site.root, data={"folder": "images", "points": "points.csv"})
-    with site.store.writing():
-        run = Run(site.store, site.config, Silent())
-        run.stage(stages()[0])
-        summary = run.close()
+    summary = ingested(site)[1]
     assert not summary.failures
     assert set(summary.failed_images) == {row.path for row in marked}
 

@@ -126,6 +126,8 @@ def test_masks_that_count_the_classes_otherwise_are_told():
 
 def test_masks_of_0_and_255_are_of_another_kind():
     match = Match(NAMES)
+    match.add(np.array([[0, 255]], np.uint8), [], Path("good.png"))
+    assert match.notes() == ["no mask shows 'scratch', 'patch', 'never'"]
     match.add(np.array([[0, 255]], np.uint8), ["scratch"], Path("a.png"))
     with pytest.raises(EvaluationError, match="only 0 and 255: if 255 is meant for a defect"):
         match.notes()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from storage.catalog import ImageRow
-from tasks.ingest import PLACEHOLDER, encode_labels, ingest, padded, slots
+from tasks.ingest import PLACEHOLDER, encode_labels, ingest, padded, slots, unread, unusable
 
 CLASSES = ["blob", "dent", "scratch"]
 
@@ -54,7 +54,9 @@ def test_a_mark_that_does_not_fit_is_that_images_failure():
 
     found = read(lambda r: np.zeros((9, 9, 3), np.uint8), [row(0, annotation="x"), row(1)], marks=marks)
     assert found.failed == {0: "marks: lies outside"}
-    assert not found.lost
+    assert not unread(found.failed)
+    assert unusable(found.failed, "fusion") == {0}
+    assert not unusable(found.failed, "vit")
     assert found.arrays["size"].tolist() == [[9, 9], [9, 9]], "its pixels stand"
 
 
