@@ -188,7 +188,7 @@ data:
 {labels}{scaling}  # Folders or labels of these names mean "no defect":
   normal: [{", ".join(NORMAL)}]
   # What you have marked by hand, if anything: a folder of index PNGs (k a class, 0 background, 255 unmarked),
-  # or a CSV image,x,y,label of points (label: a class, or background). Marked images are prompted by your marks instead of the CAM.
+  # or a CSV image,x,y,label of points (label: a class, or background). SAM is asked by your marks there.
   # annotations: marks/
   # points: points.csv
 
