@@ -69,6 +69,7 @@ VARIANTS: tuple[Variant, ...] = (
             train_fusion={"drop_cam": 0.0, "drop_sam": 0.0, "drop_all": 0.0}),
     _switch("no-consistency", "fusion is not asked for views that agree", train_fusion={"consistency": 0.0}),
     _switch("one-look", "fusion looks at the image once instead of four times mirrored", fuse={"views": 1}),
+    _switch("no-guide", "P's outlines do not follow the image's edges", fuse={"guide": False}),
     _switch("affinity", "patch-to-patch affinity spreads the CAM", cam={"affinity": True}),
     _switch("attention", "class-to-patch attention is fused with the CAM", cam={"attention": True}),
     _switch("adaptive", "the CAM is refined by the pixels' own colours", cam={"adaptive": True}),

@@ -32,6 +32,7 @@ from flows.runners import Alone
 from flows.summary import plan_of, stored_config
 from models.checkpoints import digest
 from models.sam_shapes import WEIGHTS
+from models.telling import Report
 from storage.pixels import read_label_map
 from storage.store import Store
 from tasks.evaluate import find_masks
@@ -84,7 +85,7 @@ class Clocked(Alone):
         super().__init__(config)
         self.path, self.keys = path, keys
 
-    def fit(self, job: Job, kind: ModelKind, report: training.Report) -> str:
+    def fit(self, job: Job, kind: ModelKind, report: Report) -> str:
         """Train a network."""
         last = time.monotonic()
 
@@ -170,20 +171,28 @@ class Site:
         config = self.config(variant).model_dump(mode="json", exclude={*PLACES, "data"})
         config["data"] = self.config(variant).data.model_dump(mode="json", exclude=places)
         steps = [self.ceiling_steps] if variant.kind == "ceiling" else []
-        return digest_of([variant.name, variant.kind, config, self._given, *steps])
+        return digest_of([variant.name, variant.kind, config, self._given(), *steps])
+
+    def _given(self, before: ModelKind | None = None) -> list[Any]:
+        """Images, weights and versions of all stages and trainings, or of those up to a network's training."""
+        names = [stage.model for stage in stages()]
+        last = len(names) if before is None else names.index(before)
+        versions = [[stage.name, stage.version] for stage in stages()[:last]]
+        trainings = sorted(
+            (kind, n) for kind, n in training.VERSIONS.items() if kind in (before, *names[:last])
+        )
+        return [self.images.digest, self._weights, versions, trainings]
 
     @cached_property
-    def _given(self) -> list[Any]:
-        weights = [digest(path) for path in sorted(WEIGHTS.glob("*.safetensors"))]
-        versions = [[stage.name, stage.version] for stage in stages()]
-        return [self.images.digest, weights, versions, sorted(training.VERSIONS.items())]
+    def _weights(self) -> list[str]:
+        return [digest(path) for path in sorted(WEIGHTS.glob("*.safetensors"))]
 
     def network_keys(self, variant: Variant) -> dict[ModelKind, str]:
         """Names of a variant's trained networks: the same name wherever they are the same network."""
         teacher = self.config(BY_NAME[variant.vit])
-        vit = digest_of([training.training_section(teacher, "vit"), self._given])
+        vit = digest_of([training.training_section(teacher, "vit"), self._given("vit")])
         config = self.config(variant).model_dump(mode="json", exclude={*PLACES, "data", "fuse"})
-        fusion = digest_of([vit, config, variant.name == "points", self._given])
+        fusion = digest_of([vit, config, variant.name == "points", self._given("fusion")])
         return {"vit": f"vit-{vit}", "fusion": f"fusion-{fusion}"}
 
     def network(self, key: str) -> Path:

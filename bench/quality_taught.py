@@ -191,7 +191,7 @@ def _trained(items: Sequence[Labelled], path: Path, config: Any, shown: Progress
         [{name: item.array(name) for name in ("image", "label")} for item in items],
         out=path, state=path.with_suffix(".state"), device=device_of(config),
         precision=training.training_precision(config), threads=config.threads,
-        report=lambda done, total, _: shown.update(bar, completed=done, total=total),
+        report=lambda done, total, *_: shown.update(bar, completed=done, total=total),
         **training.training_section(config, "vit"),
     )  # fmt: skip
     shutil.rmtree(path.with_suffix(".state"), ignore_errors=True)

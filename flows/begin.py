@@ -38,7 +38,7 @@ def run_config(config: Path, console: Console, selection: Selection | None = Non
             return close_night(run, run.digests("fuse"))
     print_problems(run.catalogue.problems, console)
     announce(run, console)
-    console.print("starting Prefect; progress follows", highlight=False)
+    console.print("starting Prefect, which may take half a minute; progress follows", highlight=False)
     first = run.catalogue
     summary = _worked(settings, config, console, selection)
     # the flow's own look came second and saw no change any more
@@ -69,12 +69,14 @@ def all_steps(
 
     Raises StoreError, before anything is done, where the disk is too small for what the run would write.
 
-    tidy: free space in the end, by the config's retention.
+    tidy: free space in the end, by the config's retention, and say in the beginning what does not fit, as a schedule wants it.
     """
     settle_allocator()  # a scheduled run begins here
     store = Store(settings.store)
     with ending_at_once(), store.writing(), bars(console) as shown:
         run = Run(store, settings, shown, runner, selection)
+        if tidy:  # nobody has looked before, and it takes hours until the summary says so
+            print_problems(run.catalogue.problems, console)
         refuse_full_disk(run)
         before = run.digests("fuse")
         try:

@@ -30,6 +30,8 @@ RATIOS = {"label map": 0.2, "vote": 0.2, "flag": 1.0}
 """Share of its bytes that an array takes on disk at most, by kind; others may not shrink at all."""
 BASE = 1.2e9
 """Memory of the process with its libraries and networks of a hundred megabytes."""
+TRAINING = 0.3e9
+"""What a training takes beyond that: the demo's took 1.7 GB, its stages 1.4."""
 MARGIN = 1.05
 """What the disk must have beyond the estimate: receipts, checkpoints, folders."""
 Lengths = Mapping[str, int]
@@ -99,7 +101,8 @@ def whole_estimate(run: Run, trial: Mapping[str, float]) -> Estimate:
     """The cost of all that a run has to do: what a training lays by as long as it takes counts as disk, too."""
     found = estimate(run.plan, trial, run.todo)
     kinds = [step for step in run.steps() if isinstance(step, str) and _may_train(run, step)]
-    return replace(found, disk=found.disk + max((passing_bytes(run.plan, kind) for kind in kinds), default=0))
+    passing = max((passing_bytes(run.plan, kind) for kind in kinds), default=0)
+    return replace(found, disk=found.disk + passing, memory=found.memory + TRAINING * bool(kinds))
 
 
 def passing_bytes(plan: Plan, kind: ModelKind) -> float:

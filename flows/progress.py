@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from rich.console import Console
@@ -61,10 +62,14 @@ class Bars:
             task = self._progress.tasks[self._tasks[name]]
             self._progress.update(task.id, advance=1, images=task.fields["images"] + images)
 
-    def reach(self, name: str, done: int, total: int, *_: object) -> None:
-        """A step counts its own units: so many of a total are done. What else is reported is not drawn."""
+    def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
+        """A step counts its own units, perhaps others in each of its parts: so many of a total are done.
+
+        loss: not drawn; unit: "" as it was.
+        """
         with self._lock:
-            self._progress.update(self._tasks[name], completed=done, total=total)
+            task = self._progress.tasks[self._tasks[name]]
+            self._progress.update(task.id, completed=done, total=total, unit=unit or task.fields["unit"])
 
     def finish(self, name: str) -> None:
         """Stop the step's clock."""
@@ -99,10 +104,13 @@ class Lines(Bars):
             self._done[name] += 1
             self._now_and_then(name)
 
-    def reach(self, name: str, done: int, total: int, *_: object) -> None:
-        """So many of a total are done."""
+    def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
+        """So many of a total are done; where another part begins, the last one's end is told."""
         with self._lock:
-            self._done[name], self._of[name] = done, (total, self._of[name][1])
+            before = self._of[name][1]
+            if unit not in ("", before) and self._done[name]:
+                self._say(name, self._state(name))
+            self._done[name], self._of[name] = done, (total, unit or before)
             self._now_and_then(name)
 
     def finish(self, name: str) -> None:
@@ -140,6 +148,3 @@ def bars(console: Console) -> Iterator[Bars]:
     )
     with Progress(*columns, console=console) as progress:
         yield Bars(progress)
-
-
-Report = Callable[[int, int], None]

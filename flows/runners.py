@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from flows import training
 from flows.config import Config
 from flows.execute import STOPS, BlockError, Job
+from models.telling import Report
 from tasks.registry import stage as stage_of
 from tasks.stage import ModelKind, Stage
 
@@ -28,7 +29,7 @@ class Runner(Protocol):
     def submit(self, job: Job, stage: Stage, blocks: list[str]) -> Callable[[], Exception | None]:
         """Start a group; calling the result waits for it and gives what went wrong."""
 
-    def fit(self, job: Job, kind: ModelKind, report: training.Report) -> str:
+    def fit(self, job: Job, kind: ModelKind, report: Report) -> str:
         """Train a network; gives what became of it."""
 
 
@@ -48,7 +49,7 @@ class Alone:
         error = _tried(lambda: work(job, stage.name, blocks), self.retries)
         return lambda: error
 
-    def fit(self, job: Job, kind: ModelKind, report: training.Report) -> str:
+    def fit(self, job: Job, kind: ModelKind, report: Report) -> str:
         """Train a network."""
         return training.train(job.store, job.config, job.plan, kind, report)
 
@@ -96,7 +97,7 @@ class Prefect:
 
         return wait
 
-    def fit(self, job: Job, kind: ModelKind, report: training.Report) -> str:
+    def fit(self, job: Job, kind: ModelKind, report: Report) -> str:
         """Train a network in a task run of this process."""
         name = f"train_{kind}"
         made: str = _as_task(fit).with_options(name=name)(job, kind, report)
@@ -151,7 +152,7 @@ def _as_task(function: Callable[..., Any]) -> Any:
     return task(cache_policy=NO_CACHE, persist_result=False)(function)
 
 
-def fit(job: Job, kind: ModelKind, report: training.Report) -> str:
+def fit(job: Job, kind: ModelKind, report: Report) -> str:
     """Train one network."""
     return training.train(job.store, job.config, job.plan, kind, report)
 

@@ -254,6 +254,8 @@ class FuseConfig(Section):
 
     views: int = Field(default=4, ge=1, le=8)
     """Flips and turns over which the network's logits are averaged; the first four keep the shape."""
+    guide: bool = True
+    """Let P's outlines follow the image's own edges within a pixel or two of SAM's masks (a guided filter)."""
     doubtful: float = Field(default=0.1, ge=0, le=1)
     """Score below which the classifier flatly denies a class that the label names: its defects are in doubt."""
     cap: float = Field(default=0.5, ge=0, le=1)

@@ -132,14 +132,16 @@ class Run:
 
     def may_follow(self, kind: ModelKind) -> bool:
         """Whether the policy may want a network trained once what it learns from is made anew."""
-        free = (
-            self.config.retrain.policy != "never" and pinned(self.config, kind) is None and self.only is None
-        )
+        if self.config.retrain.policy == "never" or pinned(self.config, kind) or self.only is not None:
+            return False
         decision = self.decision(kind)
-        return (
-            free
-            and (not decision.train or decision.counted)
-            and any(self.todo(writer(name)) for name in training.READS[kind])
+        if decision.train and not decision.counted:
+            return False
+        if not any(self.todo(writer(name)) for name in training.READS[kind]):
+            return False
+        before = TRAINED[: TRAINED.index(kind)]  # whose results it learns from
+        return any(self.decision(one).train or self.may_follow(one) for one in before) or training.may_change(
+            self.store, self.config, self.plan, kind
         )
 
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -17,6 +17,7 @@ from flows.plan import Plan, digest_of
 from models.checkpoints import cache_folder, digest
 from models.hardware import has_bfloat16_unit
 from models.sam_shapes import WEIGHTS
+from models.telling import Report
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
 from storage.store import Store
@@ -35,8 +36,6 @@ READS: dict[ModelKind, tuple[str, ...]] = {
 """Arrays that each training reads."""
 VERSIONS: dict[ModelKind, int] = {"vit": 6, "fusion": 13}
 """Raised whenever a training learns something else from the same images and config."""
-Report = Callable[..., None]
-"""Called with steps done and steps in all."""
 
 
 @dataclass(frozen=True)
@@ -93,11 +92,15 @@ def _cut(dims: tuple[str, ...], value: np.ndarray, height: int, width: int) -> n
     return value[tuple(cuts.get(dim, slice(None)) for dim in dims)]
 
 
-def members(plan: Plan, kind: ModelKind) -> Iterator[tuple[str, int, ImageRow]]:
-    """Block, place in it and catalog row of every image that a network may learn from."""
+def members(plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> Iterator[tuple[str, int, ImageRow]]:
+    """Block, place in it and catalog row of every image that a network may learn from.
+
+    foreseen: as if all that it reads were made already.
+    """
     for block, rows in plan.blocks.items():
-        if all(plan.fresh(writer(name), block) for name in READS[kind]):
-            failed = unusable(plan.receipts["ingest"][block].failed, kind)
+        if foreseen or all(plan.fresh(writer(name), block) for name in READS[kind]):
+            receipt = plan.receipts["ingest"].get(block)
+            failed = unusable(receipt.failed, kind) if receipt else set()
             yield from (
                 (block, n, row)
                 for n, row in enumerate(rows)
@@ -121,8 +124,8 @@ def corrections(store: Store, kind: ModelKind) -> dict[str, str]:
     return Reviews(store).masks() if kind == "fusion" else {}
 
 
-def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
-    """One entry an image: what a network would be trained on now."""
+def data_record(store: Store, plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> dict[str, str]:
+    """One entry an image: what a network would be trained on now; foreseen: as of `members`."""
     basis, drawn = upstream(plan, kind), corrections(store, kind)
     marked = "annotation" in READS[kind]  # new marks teach only a network that sees them
 
@@ -132,7 +135,7 @@ def data_record(store: Store, plan: Plan, kind: ModelKind) -> dict[str, str]:
 
     return {
         row.sha256: entry(row.labels, row.annotation if marked else "", drawn.get(row.sha256, ""))
-        for _, _, row in members(plan, kind)
+        for _, _, row in members(plan, kind, foreseen=foreseen)
     }
 
 
@@ -152,6 +155,18 @@ def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decisio
         if refused is not None and promoted(store, kind) is not None:
             return Decision(False, f"the network of just these images and this config was {refused}")
     return decision
+
+
+def may_change(store: Store, config: Config, plan: Plan, kind: ModelKind) -> bool:
+    """Whether enough of its images will differ, once what it learns from is there, that the policy wants it trained.
+
+    As far as the catalog shows: a network or a stage before it that changes meanwhile changes them all.
+    """
+    entry = promoted(store, kind)
+    if entry is None:
+        return True
+    share = changed_share(entry["data"], data_record(store, plan, kind, foreseen=True))
+    return share > (0 if config.retrain.policy == "always" else config.retrain.share)
 
 
 def members_ready(plan: Plan, kind: ModelKind) -> bool:

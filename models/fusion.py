@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from contextlib import AbstractContextManager
 from dataclasses import asdict, dataclass
 from itertools import pairwise
@@ -19,6 +18,7 @@ from models.agreement import marked, spoken
 from models.appearance import Appearance
 from models.checkpoints import load_checkpoint
 from models.photometry import Contrast, contrast
+from models.tiling import tiles, widened, within
 
 EVIDENCE = ("cam", "mean", "entropy", "look")
 """Planes of what is said about a slot; `look` is what `models.appearance` says."""
@@ -199,16 +199,6 @@ def reflect(x: np.ndarray, multiple: int = MULTIPLE) -> np.ndarray:
     return np.pad(x, pad, mode="reflect")
 
 
-def _tiles(height: int, width: int, tile: int) -> Iterator[tuple[slice, slice]]:
-    for top in range(0, height, tile):
-        for left in range(0, width, tile):
-            yield slice(top, min(top + tile, height)), slice(left, min(left + tile, width))
-
-
-def _widened(core: slice, limit: int) -> slice:
-    return slice(max(0, core.start - REACH), min(limit, core.stop + REACH))
-
-
 @torch.inference_mode()
 def logits(net: FusionNet, x: np.ndarray, precision: Precision, tile: int = 768) -> np.ndarray:
     """Run one fold's network over whole images, in tiles where they are large.
@@ -221,15 +211,14 @@ def logits(net: FusionNet, x: np.ndarray, precision: Precision, tile: int = 768)
     height, width = x.shape[-2:]
     framed = reflect(x)
     out = np.empty((len(x), *framed.shape[-2:]), np.float32)
-    for rows, columns in _tiles(framed.shape[-2], framed.shape[-1], tile):
-        wide = _widened(rows, framed.shape[-2]), _widened(columns, framed.shape[-1])
-        part = torch.from_numpy(np.ascontiguousarray(framed[..., wide[0], wide[1]])).to(device)
+    for core in tiles(framed.shape[-2], framed.shape[-1], tile):
+        rows, columns = (
+            widened(part, limit, REACH) for part, limit in zip(core, framed.shape[-2:], strict=True)
+        )
+        part = torch.from_numpy(np.ascontiguousarray(framed[..., rows, columns])).to(device)
         with autocast(device, precision):
             found = net(part.contiguous(memory_format=torch.channels_last)).float().cpu().numpy()
-        inner = (
-            slice(c.start - w.start, c.stop - w.start) for c, w in zip((rows, columns), wide, strict=True)
-        )
-        out[:, rows, columns] = found[(slice(None), *inner)]
+        out[:, *core] = found[:, within(core[0], rows), within(core[1], columns)]
     return out[:, :height, :width]
 
 

@@ -6,7 +6,7 @@ import hashlib
 import json
 import math
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -25,8 +25,8 @@ from models.fusion_records import FusionRecipe, appearances, collect, lessons_of
 from models.fusion_trust import warranted
 from models.patience import Patience
 from models.spool import Part
+from models.telling import STEPS, Report, Watched, counter
 
-Report = Callable[[int, int, float], None]
 LOOSE = 12.0
 """Logits that image and surroundings may add while a network learns. Under a bound of 3 the first steps, which push
 everything towards the commoner ground, drove the network of a small test into the flat end of the tanh, where nothing is
@@ -223,47 +223,27 @@ def train_fusion(
         torch.set_num_threads(threads)
     where = torch.device(device)
     state.mkdir(parents=True, exist_ok=True)
-    told = Told(report)
-    parts = parted(*lessons_of(records, recipe, state))  # none where there is nothing to cross-fit
-    told.total = (
-        sum(look_steps(len(others), recipe.max_steps) for others, _ in parts) + FOLDS * recipe.min_steps
-    )
-    looking = appearances(parts, recipe, where, told.step)
-    patches = collect(records, recipe, looking, state)
+    lessons, folds_of = lessons_of(Watched(records, report, "images read"), recipe, state)
+    parts = parted(lessons, folds_of)  # none where there is nothing to cross-fit
+    steps = sum(look_steps(len(others), recipe.max_steps) for others, _ in parts)
+    looking = appearances(parts, recipe, where, counter(report, steps, "steps of the look"))
+    patches = collect(Watched(records, report, "images read again"), recipe, looking, state)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
     for number, kept in keeper.load().items():
         folds[number].restore(kept)
-    before = told.done
-    told.total = before + sum(fold.steps for fold in folds)
+    total = sum(fold.steps for fold in folds)
     for fold in folds:
         while not fold.over:
             losses = fold.advance(precision)
-            told.reach(before + sum(f.done for f in folds), losses.loss)
+            if report is not None:
+                report(sum(f.done for f in folds), total, losses.loss, STEPS)
             if fold.step % 10 == 0 or fold.over:
                 keeper.note(fold.fold, fold.step, losses)
             if fold.step % save_every == 0 or fold.over:
                 keeper.save(folds)
     return _write(out, folds, looking, patches, recipe, precision)
-
-
-class Told:
-    """Steps of both parts of a training, told as one count."""
-
-    def __init__(self, report: Report | None) -> None:
-        """report: called with steps done, their total and the loss; None: nobody is told."""
-        self.report, self.done, self.total = report, 0, 0
-
-    def step(self) -> None:
-        """One more is done, of which no loss is told."""
-        self.reach(self.done + 1, math.nan)
-
-    def reach(self, done: int, loss: float) -> None:
-        """So many are done."""
-        self.done = done
-        if self.report is not None:
-            self.report(done, self.total, loss)
 
 
 def _write(

@@ -6,7 +6,7 @@ import copy
 import csv
 import hashlib
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from models.cams import activate, fitted, object_map, resized, smoothed_maximum
 from models.ctc import TokenContrast, choose_crops, cut, regions
 from models.patience import Patience
 from models.spool import Spool
+from models.telling import STEPS, Report, Watched, counter
 from models.vit import ClassTokenViT, Evidence, build_vit, distillation_loss, multi_label_loss, save_vit
 from models.vit_batches import Batch, Example, draw
 
-Report = Callable[[int, int, float], None]
 SAVE_EVERY = 50  # steps between states on disk
 
 
@@ -225,23 +225,31 @@ class Training:
 
 
 def calibrate(
-    model: ClassTokenViT, images: Sequence[np.ndarray], labels: np.ndarray, recipe: Recipe, precision: str
+    model: ClassTokenViT,
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    recipe: Recipe,
+    precision: str,
+    report: Report | None = None,
 ) -> Tensor:
     """τ_c: per class, the median over its training images of the CAM's 3×3-smoothed maximum; (class,) float32.
 
     At most `recipe.calibration` images a class are looked at, drawn by the seed; 0 for a class without images.
+    report: called after each of them.
     """
-    tau = torch.zeros(labels.shape[1])
+    chosen = []
     for which in range(labels.shape[1]):
         members = np.flatnonzero(labels[:, which])
         rng = np.random.default_rng([recipe.seed, 2, which])
-        chosen = np.sort(rng.permutation(members)[: recipe.calibration])
-        present = (labels[i].astype(bool) for i in chosen)
-        seen = (
-            activate(model, images[i], label, precision=precision, **recipe.looking())
-            for i, label in zip(chosen, present, strict=True)
-        )
-        maxima = [smoothed_maximum(one.cam[which]) for one in seen]
+        chosen.append(np.sort(rng.permutation(members)[: recipe.calibration]))
+    tau, one_more = torch.zeros(len(chosen)), counter(report, sum(map(len, chosen)), "images calibrated")
+    for which, some in enumerate(chosen):
+        maxima = []
+        for i in some:
+            seen = activate(model, images[i], labels[i].astype(bool), precision=precision, **recipe.looking())
+            maxima.append(smoothed_maximum(seen.cam[which]))
+            if one_more is not None:
+                one_more()
         tau[which] = float(np.median(maxima)) if maxima else 0.0
     return tau
 
@@ -298,8 +306,8 @@ def train_vit(
     out: the safetensors file to write; state: a folder that holds the state of trainings under way, one a
     recipe and data: a training that was killed goes on from there and ends with the same bits (same device,
     threads and precision). precision: float32 or bfloat16 (autocast). threads: of torch; None: as they are.
-    report: called after each step with steps done, steps in all, and the loss; a training that ends early (see
-    `models.patience`) has done all of them.
+    report: called after each image that objectness looks at, each step, and each image of the calibration; a training
+    that ends early (see `models.patience`) has done all of its steps.
     Returns the digest of `out`. Raises ValueError for images or labels of a wrong shape.
     """
     data = data_digest(images, labels)
@@ -312,7 +320,9 @@ def train_vit(
     training.resume(folder)
     state.mkdir(parents=True, exist_ok=True)
     examples: Sequence[Example] = (
-        [] if training.over else _examples(training.model, images, labels, precision, state)
+        []
+        if training.over
+        else _examples(training.model, Watched(images, report, "images looked at"), labels, precision, state)
     )
     while not training.over:
         batch = training.draw(examples)
@@ -320,7 +330,7 @@ def train_vit(
         if training.step % SAVE_EVERY == 0 or training.over:
             training.save(folder)
         if report is not None:
-            report(steps if training.over else training.step, steps, loss)
-    training.average.tau.copy_(calibrate(training.average, images, labels, recipe, precision))
+            report(steps if training.over else training.step, steps, loss, STEPS)
+    training.average.tau.copy_(calibrate(training.average, images, labels, recipe, precision, report))
     about = {"recipe": recipe.digest(), "data": data, "steps": training.patience.told()}
     return save_vit(out, training.average, about)

@@ -37,6 +37,7 @@ def fuse(
     model: Fusion,
     precision: Precision,
     views: int,
+    guide: bool,
     doubtful: float,
     cap: float,
 ) -> Arrays:
@@ -49,13 +50,15 @@ def fuse(
     score: (image, class), probability;
     feature: (image, d, h, w), SAM's features; sha256: (image, byte=32).
     model: networks of both folds; the one that was not trained on an image fuses it. views: flips and turns
-    over which logits are averaged; cap: of `confidence_of`; doubtful: of `doubted`.
+    over which logits are averaged; guide: whether outlines follow the image's (`models.guided`); cap: of `confidence_of`;
+    doubtful: of `doubted`.
     Returns arrays as declared in STAGE. An image without a label is background everywhere, with confidence 1, or
     `cap` where the classifier flatly claims a class (a score above 1 − `doubtful`): nobody else speaks against it.
     """
     from models.agreement import marked
     from models.appearance import look
     from models.fusion import fold_of, heard, probabilities
+    from models.guided import guided, radius_of
 
     count, rows, columns = image.shape[:3]
     p = np.full((count, rows, columns), UNKNOWN, np.uint8)
@@ -81,11 +84,14 @@ def fuse(
             views=views,
             precision=precision,
         )
+        quiet = marked(annotation[inside], classes).all()
+        share = tempered(share, TEMPERATURE_MARKED if quiet else TEMPERATURE)
+        if guide:
+            share = guided(share, image[inside], radius_of((height, width), feature.shape[2:]))
         given = np.isin(annotation[inside], [0, *classes])
         p[inside] = np.where(given, annotation[inside], label_map(share, classes))
         doubts = doubted(p[inside], weight[inside], classes, score[n], doubtful)
-        quiet = marked(annotation[inside], classes).all()
-        sure = confidence_of(share, doubts, cap, TEMPERATURE_MARKED if quiet else TEMPERATURE)
+        sure = confidence_of(share, doubts, cap)
         confidence[inside] = np.where(given, np.float16(1), sure)
     return {"p": p, "confidence": confidence}
 
@@ -116,20 +122,25 @@ def doubted(
     return np.asarray((weight == 0) | np.isin(p, unseen))
 
 
-def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float, temperature: float) -> np.ndarray:
-    """Probability of the chosen class, its logits divided by `temperature`, and times `cap` where it is in doubt.
+def tempered(share: np.ndarray, temperature: float) -> np.ndarray:
+    """Probabilities whose logits are divided by a temperature: (1 + slot, y, x), summing to 1."""
+    scaled = np.maximum(share, 1e-12) ** (1 / temperature)  # softmax of scaled logits, but for its sum
+    return np.asarray(scaled / scaled.sum(0), np.float32)
+
+
+def confidence_of(share: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarray:
+    """Probability of the chosen class, and times `cap` where it is in doubt.
 
     share: (1 + slot, y, x); doubts: (y, x) bool. Returns (y, x) float16, in doubt at most `cap`, and still in order.
     """
-    scaled = np.maximum(share, 1e-12) ** (1 / temperature)  # softmax of scaled logits, but for its sum
-    best = scaled.max(0) / scaled.sum(0)
+    best = share.max(0)
     # scaled, not clipped: within doubt, pixels keep their order
     return np.asarray(np.where(doubts, cap * best, best), np.float16)
 
 
 STAGE = Stage(
     name="fuse",
-    version=12,
+    version=13,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from models.fusion import Precision
     from models.fusion_patches import Record
+    from models.telling import Report
 
 READS = (
     "image", "slot_class", "cam", "mean", "entropy", "p1", "p2", "weight", "annotation", "reliability", "sha256",
@@ -25,7 +26,7 @@ def train(
     device: str = "cpu",
     precision: Precision = "float32",
     threads: int | None = None,
-    report: Callable[[int, int, float], None] | None = None,
+    report: Report | None = None,
     **recipe: Any,
 ) -> str:
     """Train on whole images.

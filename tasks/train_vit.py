@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from models.spool import Lazy
+from models.telling import Report
 
 
 def train(
@@ -19,7 +20,7 @@ def train(
     device: str = "cpu",
     precision: str = "float32",
     threads: int | None = None,
-    report: Callable[[int, int, float], None] | None = None,
+    report: Report | None = None,
     **recipe: Any,
 ) -> str:
     """Trains on whole images.

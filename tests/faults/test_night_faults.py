@@ -92,13 +92,16 @@ def test_a_log_gets_lines_while_a_run_is_under_way():
     lines.advance("mask", 36)
     lines.finish("mask")
     lines.start("train_vit", 0, "steps")
-    lines.reach("train_vit", 5, 54)
+    lines.reach("train_vit", 16, 16, 0.5, "images looked at")
+    lines.reach("train_vit", 5, 54, 0.5, "steps")
     lines.start("fuse", 1, "blocks")
     said = sink.getvalue().splitlines()
     assert [line.split(" ", 1)[1] for line in said if " in " not in line] == [
         "mask: 2 blocks",
         "mask: 1/2 blocks",
         "train_vit: begins",
+        "train_vit: 16/16 images looked at",
+        "train_vit: 16/16 images looked at",
         "train_vit: 5/54 steps",
         "fuse: 1 block",
     ]

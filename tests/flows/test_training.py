@@ -90,6 +90,14 @@ def test_images_of_blocks_that_are_about_to_be_made_anew_are_not_counted_as_chan
     decision = run.decision("vit")
     assert not decision.train or decision.counted
     assert run.may_follow("vit"), "perhaps is all that is known beforehand"
+    assert run.may_follow("fusion"), "it learns from what the ViT says"
+    lenient = labelled.config.model_copy(
+        update={"retrain": labelled.config.retrain.model_copy(update={"share": 0.9})}
+    )
+    run = Run(labelled.store, lenient, Silent(), dry=True)
+    assert run.todo(stage("ingest"))
+    assert not run.may_follow("vit"), "the catalog shows that only one image differs"
+    assert not run.may_follow("fusion")
 
 
 def test_new_marks_do_not_teach_the_vit_which_never_sees_them(labelled):

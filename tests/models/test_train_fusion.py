@@ -14,6 +14,7 @@ from models.fusion import BOUND, FOLDS, KIND, UNSAID, fold_of, load_fusion, prob
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch
 from models.fusion_records import FusionRecipe, appearances, collect, lessons_of, parted
+from models.telling import STEPS
 from models.train_fusion import Fold, others, schedule, steps_of, train_fusion
 
 QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
@@ -160,10 +161,10 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [-1, 1, 3, 6])  # -1: while the look is learned
+@pytest.mark.parametrize("moment", [(1, "steps of the look"), (1, STEPS), (3, STEPS), (6, STEPS)])
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
-    def kill(done, total, loss):
-        if done == looks(QUICK) + moment:
+    def kill(done, total, loss, unit):
+        if (done, unit) == moment:
             raise KilledError
 
     digests = []
@@ -188,12 +189,17 @@ def steps_told(path):
 
 def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monkeypatch):
     monkeypatch.setattr(patience, "LEAST", 3)
-    seen, out = [], tmp_path / "out.safetensors"
-    train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
-    assert seen[-1] == (looks(IDLE) + 60,) * 2  # bars finish
+    told, out = [], tmp_path / "out.safetensors"
+    train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *each: told.append(each))
+    assert list(dict.fromkeys(unit for *_, unit in told)) == [
+        "images read", "steps of the look", "images read again", STEPS,
+    ]  # fmt: skip
+    assert [each[:2] for each in told if each[3] == "steps of the look"][-1] == (looks(IDLE),) * 2
+    seen = [each[:2] for each in told if each[3] == STEPS]
+    assert seen[-1] == (60, 60)  # bars finish
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
     taken = [int(told.split(" of 30: nothing improved after ")[0]) for told in steps_told(out)]
-    assert sum(taken) == len(seen) - looks(IDLE)
+    assert sum(taken) == len(seen)
     assert all(15 <= steps < 30 for steps in taken)
     logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
     assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
@@ -210,8 +216,8 @@ def test_a_training_that_improves_takes_all_its_steps(tmp_path, monkeypatch):
 def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, moment):
     monkeypatch.setattr(patience, "LEAST", 3)
 
-    def kill(done, total, loss):
-        if done == looks(IDLE) + moment:
+    def kill(done, total, loss, unit):
+        if (done, unit) == (moment, STEPS):
             raise KilledError
 
     whole = {"out": tmp_path / "a" / "out.safetensors", "state": tmp_path / "a"}

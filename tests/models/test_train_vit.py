@@ -12,6 +12,7 @@ from models import train_vit as module
 from models.cams import activate
 from models.checkpoints import load_checkpoint
 from models.surfaces import generate
+from models.telling import STEPS
 from models.train_start import draw_batch, start_loss
 from models.train_vit import Recipe, Training, calibrate, train_vit
 from models.vit import METADATA, load_vit
@@ -52,8 +53,8 @@ class Killed(Exception):
 
 
 def killer(at: int):
-    def report(step: int, steps: int, loss: float) -> None:
-        if step == at:
+    def report(step: int, steps: int, loss: float, unit: str) -> None:
+        if (step, unit) == (at, STEPS):
             raise Killed
 
     return report
@@ -67,7 +68,7 @@ def test_a_killed_training_ends_with_the_same_bits(data, tmp_path: Path, monkeyp
     seen = []
     again = train_vit(
         *data, RECIPE, out=tmp_path / "b.safetensors", state=tmp_path / "b",
-        report=lambda step, steps, loss: seen.append(step),
+        report=lambda step, steps, loss, unit: unit == STEPS and seen.append(step),
     )  # fmt: skip
     assert seen[0] == 11  # goes on from the state after step 10
     assert again == whole
@@ -82,9 +83,19 @@ def test_a_small_set_is_seen_until_the_fewest_steps_are_done(data, tmp_path: Pat
     few = replace(RECIPE, epochs=1, min_steps=7, contrast=0.0)
     train_vit(
         images[:8], labels[:8], few, out=tmp_path / "vit.safetensors", state=tmp_path / "state",
-        report=lambda step, steps, loss: seen.append((step, steps)),
+        report=lambda step, steps, loss, unit: seen.append((step, steps, unit)),
     )  # fmt: skip
-    assert seen == [(n, 7) for n in range(1, 8)], "one epoch would be two steps"
+    assert [told[:2] for told in seen if told[2] == STEPS] == [(n, 7) for n in range(1, 8)], (
+        "one epoch would be two steps"
+    )
+    parts = {unit: total for _, total, unit in seen}
+    assert list(parts) == ["images looked at", STEPS, "images calibrated"], (
+        "its bar stands still in none of them"
+    )
+    assert parts["images looked at"] == 8
+    assert [told for told in seen if told[0] == told[1]] == [
+        (total, total, unit) for unit, total in parts.items()
+    ]
 
 
 def test_training_lowers_the_loss_and_finds_the_class(data, tmp_path: Path):
@@ -92,7 +103,7 @@ def test_training_lowers_the_loss_and_finds_the_class(data, tmp_path: Path):
     losses: list[float] = []
     train_vit(
         images, labels, replace(RECIPE, epochs=16), out=tmp_path / "vit.safetensors", state=tmp_path / "state",
-        report=lambda step, steps, loss: losses.append(loss),
+        report=lambda step, steps, loss, unit: unit == STEPS and losses.append(loss),
     )  # fmt: skip
     assert np.mean(losses[-6:]) < 0.7 * np.mean(losses[:6])
     vit = load_vit(tmp_path / "vit.safetensors")
@@ -116,7 +127,9 @@ def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(data, tmp_path
     monkeypatch.setattr(patience, "LEAST", 3)
     seen = []
     out = tmp_path / "vit.safetensors"
-    train_vit(*data, IDLE, out=out, state=tmp_path, report=lambda *told: seen.append(told[:2]))
+    train_vit(
+        *data, IDLE, out=out, state=tmp_path, report=lambda *told: told[3] == STEPS and seen.append(told[:2])
+    )
     assert 30 <= len(seen) < 60
     assert seen[-1] == (60, 60)  # bars finish
     assert steps_told(out).startswith(f"{len(seen)} of 60: nothing improved after ")

@@ -3,10 +3,19 @@ import pytest
 import torch
 
 from models.fusion import FOLDS, Fusion, FusionShape
-from tasks.fuse import STAGE, TEMPERATURE, TEMPERATURE_MARKED, confidence_of, doubted, fuse, label_map
+from tasks.fuse import (
+    STAGE,
+    TEMPERATURE,
+    TEMPERATURE_MARKED,
+    confidence_of,
+    doubted,
+    fuse,
+    label_map,
+    tempered,
+)
 
 LIMITS = {"doubtful": 0.5}
-SETTINGS = {**LIMITS, "views": 1, "cap": 0.5, "precision": "float32"}
+SETTINGS = {**LIMITS, "views": 1, "guide": True, "cap": 0.5, "precision": "float32"}
 
 
 @pytest.fixture(scope="module")
@@ -193,17 +202,37 @@ def test_a_class_that_the_user_marked_is_found_somewhere(model):
 def test_doubt_caps_confidence_and_keeps_its_order():
     logits = np.array([[[4.0, 4.0, 1.0]], [[0, 0, 0]], [[-9, -9, 0.5]]])
     share = np.exp(logits) / np.exp(logits).sum(0)
-    found = confidence_of(share, np.array([[False, True, True]]), 0.5, TEMPERATURE)
-    tempered = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
-    np.testing.assert_allclose(found, tempered.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
+    found = confidence_of(share, np.array([[False, True, True]]), 0.5)
+    np.testing.assert_allclose(found, share.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
     assert found[0, 1] > found[0, 2]
 
 
 def test_what_is_all_but_sure_is_still_told_apart():
     logits = np.array([[[11.0, 10.5]], [[0, 0]]])
     share = (np.exp(logits) / np.exp(logits).sum(0)).astype(np.float32)
-    sure, less = confidence_of(share, np.zeros((1, 2), bool), 0.5, TEMPERATURE)[0]
+    scaled = tempered(share, TEMPERATURE)
+    expected = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
+    np.testing.assert_allclose(scaled, expected, rtol=1e-3)
+    sure, less = confidence_of(scaled, np.zeros((1, 2), bool), 0.5)[0]
     assert 1 > sure > less
+
+
+def test_outlines_follow_the_image_where_that_is_asked_for():
+    """A dark square, of which CAM and SAM draw one that is a pixel too far right and down."""
+    given = one(block(sizes=((64, 64),), slots=((2, 0),)), 0)
+    given["image"][:], given["entropy"][:], given["weight"][:] = 200, 0, 1
+    given["image"][0, 16:40, 16:40] = 60
+    for name in ("cam", "mean"):
+        given[name][:] = 0
+        given[name][0, 0, 17:41, 17:41] = 1
+    silent = Fusion(FusionShape((4, 4, 4, 4))).eval()  # neither look nor convolutions add anything
+    truth = given["image"][0, ..., 0] == 60
+    wrong = {
+        guide: ((fuse(**given, model=silent, **SETTINGS | {"guide": guide})["p"][0] == 2) != truth).sum()
+        for guide in (False, True)
+    }
+    assert wrong[False] == 2 * (24 + 23)
+    assert wrong[True] < 20
 
 
 def test_confidence_beside_marks_is_not_lowered_because_the_look_is_heard_less(model):
