@@ -129,9 +129,10 @@ def test_the_look_is_asked_of_the_network_that_the_image_did_not_teach(fold):
 
 
 def test_confidence_is_a_probability_of_at_least_an_even_choice(model):
+    """But where outlines overrule what is said."""
     given = block()
     given["weight"][:] = 1
-    found = fuse(**given, model=model, **SETTINGS | {"doubtful": 0.0, "cap": 1.0})
+    found = fuse(**given, model=model, **SETTINGS | {"doubtful": 0.0, "cap": 1.0, "guide": False})
     inside = found["confidence"][0, :20, :30]
     assert inside.min() >= 0.499
     assert inside.max() <= 1
@@ -202,7 +203,7 @@ def test_a_class_that_the_user_marked_is_found_somewhere(model):
 def test_doubt_caps_confidence_and_keeps_its_order():
     logits = np.array([[[4.0, 4.0, 1.0]], [[0, 0, 0]], [[-9, -9, 0.5]]])
     share = np.exp(logits) / np.exp(logits).sum(0)
-    found = confidence_of(share, np.array([[False, True, True]]), 0.5)
+    found = confidence_of(share, share, np.array([[False, True, True]]), 0.5)
     np.testing.assert_allclose(found, share.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
     assert found[0, 1] > found[0, 2]
 
@@ -213,8 +214,14 @@ def test_what_is_all_but_sure_is_still_told_apart():
     scaled = tempered(share, TEMPERATURE)
     expected = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
     np.testing.assert_allclose(scaled, expected, rtol=1e-3)
-    sure, less = confidence_of(scaled, np.zeros((1, 2), bool), 0.5)[0]
+    sure, less = confidence_of(scaled, scaled, np.zeros((1, 2), bool), 0.5)[0]
     assert 1 > sure > less
+
+
+def test_confidence_is_that_of_the_class_that_the_outlines_decided_for():
+    share, decided = np.array([[[0.7, 0.7]], [[0.3, 0.3]]]), np.array([[[0.9, 0.4]], [[0.1, 0.6]]])
+    found = confidence_of((share + decided) / 2, decided, np.zeros((1, 2), bool), 0.5)
+    np.testing.assert_allclose(found, [[0.8, 0.45]], atol=1e-3)
 
 
 def test_outlines_follow_the_image_where_that_is_asked_for():
