@@ -15,7 +15,8 @@ if TYPE_CHECKING:
 UNKNOWN = 255
 TEMPERATURE = 2.0
 """CAM, SAM and the look err together more often than their summed logits allow for, and near 1 float16 tells nothing
-apart. On 150 procedural surfaces the ECE on defects was 0.014 with 2, 0.054 with 2.9 (a look of 16)."""
+apart. On 150 procedural surfaces the ECE on defects was 0.014 with 2, 0.054 with 2.9 (a look of 16), when outlines did not
+yet follow the image's; what they become depends on it too."""
 TEMPERATURE_MARKED = 1.0
 """The same where all classes of an image are marked: what the look says there less (`models.fusion.BESIDE_MARKS`) would
 count as doubt. On 70 procedural surfaces with a point on each piece the ECE on defects was 0.011 with 1, 0.016 with 1.25, 0.080 with 2."""
@@ -132,8 +133,9 @@ def confidence_of(share: np.ndarray, decided: np.ndarray, doubts: np.ndarray, ca
     """Probability of the chosen class, and times `cap` where it is in doubt.
 
     share: (1 + slot, y, x), the mean of what is said before and after outlines were brought to the image's: on 70 procedural
-    surfaces the AUROC on defects was 0.921 with it, 0.879 and 0.917 with either alone; decided: the same shape, whose maximum
-    is what was chosen; doubts: (y, x) bool. Returns (y, x) float16, in doubt at most `cap`, and still in order.
+    surfaces the ECE on defects is 0.012 with it, 0.010 and 0.018 with either alone, and to drop their least sure tenth gains
+    0.51 mIoU of the defects, 0.47 and 0.40 with either alone. decided: the same shape, whose maximum is what was chosen; doubts:
+    (y, x) bool. Returns (y, x) float16, in doubt at most `cap`, and still in order.
     """
     best = np.take_along_axis(share, decided.argmax(0)[None], 0)[0]
     # scaled, not clipped: within doubt, pixels keep their order
@@ -142,7 +144,7 @@ def confidence_of(share: np.ndarray, decided: np.ndarray, doubts: np.ndarray, ca
 
 STAGE = Stage(
     name="fuse",
-    version=14,
+    version=15,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

@@ -38,11 +38,30 @@ def test_sums_and_bounds_are_kept_and_what_is_even_stays():
     np.testing.assert_allclose(guided(even, image, 2), even, atol=1e-4)
 
 
-def test_an_image_without_an_edge_gives_the_mean_of_means():
+def test_an_image_without_an_edge_changes_nothing():
     _, share, _ = scene()
-    flat = np.full((60, 80, 3), 77, np.uint8)
-    twice = module._box(module._box(np.ascontiguousarray(share[1][..., None]), 2), 2)[..., 0]
-    np.testing.assert_allclose(guided(share, flat, 2)[1], twice, atol=1e-4)
+    np.testing.assert_allclose(guided(share, np.full((60, 80, 3), 77, np.uint8), 2), share, atol=1e-6)
+
+
+@pytest.mark.parametrize("contrast", [0, 3, 5, 10, 20])
+def test_a_thin_line_that_the_image_hardly_shows_stays(contrast):
+    rng = np.random.default_rng(0)
+    grey = 120 + rng.normal(0, 5, (96, 96))
+    grey[40:42, 10:85] -= contrast
+    line = np.full((96, 96), 0.05, np.float32)
+    line[40:42, 10:85] = 0.9
+    image = np.repeat(np.clip(grey, 0, 255).astype(np.uint8)[..., None], 3, -1)
+    found = guided(np.stack([1 - line, line]), image, 2)
+    assert (found[1] > 0.5)[line > 0.5].mean() > 0.9
+    assert not (found[1] > 0.5)[line < 0.5].any()
+
+
+def test_nothing_is_surer_than_what_lies_round_about():
+    image, share, _ = scene()
+    share = 0.1 + 0.8 * share
+    found = guided(share, image, 3)
+    assert found.min() >= share.min() - 1e-6
+    assert found.max() <= share.max() + 1e-6
 
 
 @pytest.mark.parametrize("side", [16, 23])
@@ -53,28 +72,50 @@ def test_tiles_equal_the_whole(monkeypatch, side):
     np.testing.assert_allclose(guided(share, image, 2), whole, atol=1e-5)
 
 
-def test_it_is_the_regression_that_it_says():
+@pytest.mark.parametrize("kind", ["colour", "grey", "a small strong defect, grey"])
+def test_it_is_the_regression_that_it_says(kind):
     """Against the definition: in each window a least-squares fit with a ridge, then the mean of all fits on a pixel."""
     rng = np.random.default_rng(3)
-    image, share = rng.integers(0, 256, (9, 8, 3), np.uint8), rng.random((1, 9, 8), np.float32)
-    both = np.concatenate([share, 1 - share])
+    image = rng.integers(0, 256, (9, 8, 3), np.uint8)
+    if kind != "colour":
+        image = np.repeat(image[..., :1], 3, -1)
+    if kind.startswith("a small"):
+        image = np.repeat(77 + (rng.random((24, 24, 1)) < 0.1).astype(np.uint8), 3, -1)
+        image[10:13, 11:14] = 255
+    size, r = image.shape[:2], 1
+    share = rng.random(size, np.float32)
     norm = module.contrast(image)
-    colour = (image - norm.mean) / norm.deviation
-    r = 1
+    colour = ((image - norm.mean) / norm.deviation).astype(np.float64)
     framed = np.pad(colour, ((r, r), (r, r), (0, 0)), mode="symmetric")
-    said = np.pad(share[0], r, mode="symmetric")
-    fits = np.zeros((9, 8, 4))
-    for y, x in np.ndindex(9, 8):
+    said = np.pad(share, r, mode="symmetric").astype(np.float64)
+    fits, told = np.zeros((*size, 4)), np.zeros(size)
+    for y, x in np.ndindex(*size):
         i, p = framed[y : y + 3, x : x + 3].reshape(-1, 3), said[y : y + 3, x : x + 3].ravel()
         centred = i - i.mean(0)
         slope = np.linalg.solve(centred.T @ centred / 9 + module.FLAT * np.eye(3), centred.T @ p / 9)
         fits[y, x] = [*slope, p.mean() - slope @ i.mean(0)]
-    framed = np.pad(fits, ((r, r), (r, r), (0, 0)), mode="symmetric")
-    mean = np.mean([framed[dy : dy + 9, dx : dx + 8] for dy in range(3) for dx in range(3)], 0)
-    expected = (mean[..., :3] * colour).sum(-1) + mean[..., 3]
-    other = 1 - expected  # sums are kept
-    clipped = np.clip(np.stack([expected, other]), 0, None)
-    np.testing.assert_allclose(guided(both, image, r), clipped / clipped.sum(0), atol=2e-4)
+        told[y, x] = np.sqrt(1 - np.var(p - centred @ slope) / np.var(p))
+
+    def mean(values):
+        padded = np.pad(values, [(r, r), (r, r)] + [(0, 0)] * (values.ndim - 2), mode="symmetric")
+        return np.mean([padded[a : a + size[0], b : b + size[1]] for a in range(3) for b in range(3)], 0)
+
+    fit, weight = mean(fits), mean(told)
+    fitted = (fit[..., :3] * colour).sum(-1) + fit[..., 3]
+    near = np.lib.stride_tricks.sliding_window_view(said, (3, 3))
+    expected = np.clip(fitted, near.min((-2, -1)), near.max((-2, -1))) * weight + (1 - weight) * share
+    found = guided(np.stack([share, 1 - share]), image, r)
+    np.testing.assert_allclose(found[0], expected, atol=1e-5)
+
+
+@pytest.mark.parametrize("size", [(1, 1), (1, 40), (40, 1), (2, 3)])
+def test_the_smallest_images_pass(size):
+    rng = np.random.default_rng(1)
+    share = rng.random(size, np.float32)
+    image = rng.integers(0, 256, (*size, 3), np.uint8)
+    found = guided(np.stack([share, 1 - share]), image, radius_of(size, (48, 48)))
+    assert np.isfinite(found).all()
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-6)
 
 
 @pytest.mark.parametrize(

@@ -1,3 +1,4 @@
+import cv2
 import numpy as np
 import pytest
 import torch
@@ -225,20 +226,21 @@ def test_confidence_is_that_of_the_class_that_the_outlines_decided_for():
 
 
 def test_outlines_follow_the_image_where_that_is_asked_for():
-    """A dark square, of which CAM and SAM draw one that is a pixel too far right and down."""
+    """A dark square, of which CAM and SAM draw a softer one that is a pixel too far right and down."""
     given = one(block(sizes=((64, 64),), slots=((2, 0),)), 0)
     given["image"][:], given["entropy"][:], given["weight"][:] = 200, 0, 1
     given["image"][0, 16:40, 16:40] = 60
+    drawn = np.zeros((64, 64), np.float32)
+    drawn[17:41, 17:41] = 1
     for name in ("cam", "mean"):
-        given[name][:] = 0
-        given[name][0, 0, 17:41, 17:41] = 1
+        given[name][:], given[name][0, 0] = 0, cv2.GaussianBlur(drawn, (0, 0), 1.5)
     silent = Fusion(FusionShape((4, 4, 4, 4))).eval()  # neither look nor convolutions add anything
     truth = given["image"][0, ..., 0] == 60
     wrong = {
         guide: ((fuse(**given, model=silent, **SETTINGS | {"guide": guide})["p"][0] == 2) != truth).sum()
         for guide in (False, True)
     }
-    assert wrong[False] == 2 * (24 + 23)
+    assert wrong[False] > 80
     assert wrong[True] < 20
 
 
