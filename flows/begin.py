@@ -52,30 +52,36 @@ def _worked(settings: Config, config: Path, console: Console, selection: Selecti
     from flows.generate import runner
 
     try:
-        return runner(settings)(config, selection)
+        return runner(settings)(config, selection, looked=True)
     except Exception as error:
         if settings.runner == "dask" or not server.is_away(error):
             raise
         with server.leash():  # one that failed us may still be there
-            summary = all_steps(settings, Alone(settings), selection, console)
+            summary = all_steps(settings, Alone(settings), selection, console, looked=True)
         summary.notes.append(f"Prefect's server was away ({server.said(error)}): this process went on alone")
         return summary
 
 
 def all_steps(
-    settings: Config, runner: Runner, selection: Selection | None, console: Console, *, tidy: bool = False
+    settings: Config,
+    runner: Runner,
+    selection: Selection | None,
+    console: Console,
+    *,
+    tidy: bool = False,
+    looked: bool = False,
 ) -> Summary:
     """Every step in order, under the writer's lock; what no block can survive ends it in words.
 
     Raises StoreError, before anything is done, where the disk is too small for what the run would write.
 
-    tidy: free space in the end, by the config's retention, and say in the beginning what does not fit, as a schedule wants it.
+    tidy: free space in the end, by the config's retention. looked: somebody looked before, and has said what does not fit.
     """
     settle_allocator()  # a scheduled run begins here
     store = Store(settings.store)
     with ending_at_once(), store.writing(), bars(console) as shown:
         run = Run(store, settings, shown, runner, selection)
-        if tidy:  # nobody has looked before, and it takes hours until the summary says so
+        if not looked:  # it may take hours until the summary says so
             print_problems(run.catalogue.problems, console)
         refuse_full_disk(run)
         before = run.digests("fuse")

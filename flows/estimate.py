@@ -30,8 +30,8 @@ RATIOS = {"label map": 0.2, "vote": 0.2, "flag": 1.0}
 """Share of its bytes that an array takes on disk at most, by kind; others may not shrink at all."""
 BASE = 1.2e9
 """Memory of the process with its libraries and networks of a hundred megabytes."""
-TRAINING = 0.3e9
-"""What a training takes beyond that: the demo's took 1.7 GB, its stages 1.4."""
+TRAINING = 0.5e9
+"""What a training takes beyond that: the demo's took 1.7 GB."""
 MARGIN = 1.05
 """What the disk must have beyond the estimate: receipts, checkpoints, folders."""
 Lengths = Mapping[str, int]
@@ -61,7 +61,9 @@ def announce(run: Run, console: Console) -> None:
     refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
     known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
-    trainings = [f"train_{step}" for step in run.steps() if isinstance(step, str) and _may_train(run, step)]
+    trainings = [
+        f"train_{step}" for step in run.steps() if isinstance(step, str) and run.foreseen(step).train
+    ]
     untimed = [*found.unknown, *trainings]
     rest = f" (not known beforehand: {', '.join(untimed)})" if untimed else ""
     console.print(
@@ -69,10 +71,6 @@ def announce(run: Run, console: Console) -> None:
         f"about {found.memory / 1e9:.1f} GB of memory; time: {known or 'unknown'}{rest}",
         highlight=False,
     )
-
-
-def _may_train(run: Run, kind: ModelKind) -> bool:
-    return run.decision(kind).train or run.may_follow(kind)
 
 
 def refuse_full_disk(run: Run, found: Estimate | None = None) -> None:
@@ -100,9 +98,10 @@ def refuse_small_disk(needed: float, free: float, store: Store, config: Config) 
 def whole_estimate(run: Run, trial: Mapping[str, float]) -> Estimate:
     """The cost of all that a run has to do: what a training lays by as long as it takes counts as disk, too."""
     found = estimate(run.plan, trial, run.todo)
-    kinds = [step for step in run.steps() if isinstance(step, str) and _may_train(run, step)]
+    kinds = [step for step in run.steps() if isinstance(step, str) and run.foreseen(step).train]
     passing = max((passing_bytes(run.plan, kind) for kind in kinds), default=0)
-    return replace(found, disk=found.disk + passing, memory=found.memory + TRAINING * bool(kinds))
+    memory = max(found.memory, BASE + TRAINING) if kinds else found.memory
+    return replace(found, disk=found.disk + passing, memory=memory)
 
 
 def passing_bytes(plan: Plan, kind: ModelKind) -> float:

@@ -33,12 +33,8 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         if isinstance(step, Stage):
             _stage_row(table, run, step)
         else:
-            decision = run.decision(step)
-            if run.may_follow(
-                step
-            ):  # whose images are not to be counted while some are about to be made anew
-                table.add_row(f"train_{step}", "", "", "perhaps: what it learns from is made anew", "?", "")
-            elif decision.train:
+            decision = run.foreseen(step)
+            if decision.train:
                 table.add_row(f"train_{step}", "", "", decision.why, "?", "")
     if table.row_count:
         console.print(table)

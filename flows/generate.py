@@ -29,18 +29,23 @@ class RunFailedError(RuntimeError):
 
 @flow(name="bluemask", validate_parameters=False)
 def generate(
-    config: Path, selection: Selection | None = None, loud: bool = False, tidy: bool = False
+    config: Path,
+    selection: Selection | None = None,
+    loud: bool = False,
+    tidy: bool = False,
+    looked: bool = False,
 ) -> Summary:
     """Bring a store up to date with its image folder.
 
     config: path of the YAML config; selection: the part to do again, None for all there is.
     loud: end as failed where something failed or an alert rule fired, as a schedule wants it. tidy: free space in
-    the end, by the config's retention.
+    the end, by the config's retention. looked: somebody looked before, and has said what does not fit.
     Returns what was done, and what could not be.
     """
     settings = load_config(Path(config))
     with server.leash():
-        summary = all_steps(settings, Prefect(settings), selection, Console(stderr=True), tidy=tidy)
+        runner, console = Prefect(settings), Console(stderr=True)
+        summary = all_steps(settings, runner, selection, console, tidy=tidy, looked=looked)
     if loud:
         _raise_faults(summary)
     return summary
@@ -74,12 +79,12 @@ def train(config: Path, networks: tuple[ModelKind, ...] = TRAINED) -> Summary:
     return summary
 
 
-def runner(settings: Config) -> Callable[[Path, Selection | None], Summary]:
+def runner(settings: Config) -> Callable[..., Summary]:
     """The flow on the task runner that the config names."""
     chosen: Any = ThreadPoolTaskRunner(max_workers=max(2, settings.workers))
     if settings.runner == "dask":
         from prefect_dask.task_runners import DaskTaskRunner
 
         chosen = DaskTaskRunner(address=settings.scheduler)
-    runnable: Callable[[Path, Selection | None], Summary] = generate.with_options(task_runner=chosen)
+    runnable: Callable[..., Summary] = generate.with_options(task_runner=chosen)
     return runnable

@@ -69,7 +69,12 @@ class Bars:
         """
         with self._lock:
             task = self._progress.tasks[self._tasks[name]]
-            self._progress.update(task.id, completed=done, total=total, unit=unit or task.fields["unit"])
+            if unit in ("", task.fields["unit"]):
+                self._progress.update(task.id, completed=done, total=total)
+            else:  # its speed begins anew, its time does not
+                started = task.start_time
+                self._progress.reset(task.id, completed=done, total=total, unit=unit)
+                task.start_time = started
 
     def finish(self, name: str) -> None:
         """Stop the step's clock."""
@@ -88,6 +93,8 @@ class Lines(Bars):
         self._of: dict[str, tuple[int, str]] = {}
         self._since: dict[str, float] = {}
         self._told: dict[str, float] = {}
+        self._last: dict[str, str] = {}
+        self._parts: dict[str, int] = {}
         self._lock = threading.Lock()
 
     def start(self, name: str, total: int, unit: str) -> None:
@@ -96,6 +103,7 @@ class Lines(Bars):
             now = time.monotonic()
             self._done[name], self._of[name] = 0, (total, unit)
             self._since[name] = self._told[name] = now
+            self._last[name], self._parts[name] = "", 0
             self._say(name, f"{total} {of_so_many(unit, total)}" if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
@@ -109,20 +117,31 @@ class Lines(Bars):
         with self._lock:
             before = self._of[name][1]
             if unit not in ("", before) and self._done[name]:
-                self._say(name, self._state(name))
+                self._end_part(name)
             self._done[name], self._of[name] = done, (total, unit or before)
             self._now_and_then(name)
 
     def finish(self, name: str) -> None:
         """Say how far it came, and how long it took."""
         with self._lock:
-            self._say(name, f"{self._state(name)} in {time.monotonic() - self._since[name]:.1f} s")
+            took = f"in {time.monotonic() - self._since[name]:.1f} s"
+            if self._parts[name]:
+                self._end_part(name)
+                self._say(name, f"all of it {took}")
+            else:
+                self._say(name, f"{self._state(name)} {took}")
+
+    def _end_part(self, name: str) -> None:
+        self._parts[name] += 1
+        if self._last[name] != self._state(name):
+            self._say(name, self._state(name))
+        self._told[name] = time.monotonic()
 
     def _now_and_then(self, name: str) -> None:
         now = time.monotonic()
         if now - self._told[name] >= self._every:
-            self._told[name] = now
-            self._say(name, self._state(name))
+            self._told[name], self._last[name] = now, self._state(name)
+            self._say(name, self._last[name])
 
     def _state(self, name: str) -> str:
         total, unit = self._of[name]

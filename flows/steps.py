@@ -124,25 +124,32 @@ class Run:
         """Whether a network is to be trained in this run, and why."""
         if self.only is not None and model_digest(self.store, self.config, kind) is not None:
             return training.Decision(False, "only some blocks are done again")
+        return self._decided(kind, foreseen=False)
+
+    def _decided(self, kind: ModelKind, *, foreseen: bool) -> training.Decision:
         try:
-            return training.decide(self.store, self.config, self.plan, kind)
+            return training.decide(self.store, self.config, self.plan, kind, foreseen=foreseen)
         except StoreError as error:  # what somebody drew is damaged: the network that there is stays
             self.summary.failures[f"train_{kind}"] = str(error)
             return training.Decision(False, str(error))
 
-    def may_follow(self, kind: ModelKind) -> bool:
-        """Whether the policy may want a network trained once what it learns from is made anew."""
-        if self.config.retrain.policy == "never" or pinned(self.config, kind) or self.only is not None:
-            return False
+    def foreseen(self, kind: ModelKind) -> training.Decision:
+        """Whether this run will train a network, as far as it shows before what that learns from is made."""
         decision = self.decision(kind)
-        if decision.train and not decision.counted:
-            return False
-        if not any(self.todo(writer(name)) for name in training.READS[kind]):
-            return False
+        if (decision.train and not decision.counted) or not any(
+            self.todo(writer(name)) for name in training.READS[kind]
+        ):
+            return decision
+        if self.only is not None or pinned(self.config, kind) is not None:
+            return training.Decision(False, decision.why)
+        later = self._decided(kind, foreseen=True)
+        if later.train:
+            return training.Decision(True, f"perhaps: {later.why}", counted=True)
         before = TRAINED[: TRAINED.index(kind)]  # whose results it learns from
-        return any(self.decision(one).train or self.may_follow(one) for one in before) or training.may_change(
-            self.store, self.config, self.plan, kind
-        )
+        changed = any(self.foreseen(one).train for one in before)
+        if changed and self.config.retrain.policy != "never" and self.config.retrain.share < 1:
+            return training.Decision(True, "perhaps: what it learns from is made anew", counted=True)
+        return later
 
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:
         """Train a network where the retrain policy says so, or where it is asked for."""

@@ -147,49 +147,41 @@ def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
     return config.train_fusion.model_dump(exclude={"checkpoint"})
 
 
-def decide(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
-    """Apply the retrain policy to what the promoted network was trained on; what was turned down stays so."""
-    decision = _policy(store, config, plan, kind)
-    if decision.train and members_ready(plan, kind):
-        refused = promotion.declined(store, kind).get(run_of(store, config, plan, kind))
+def decide(store: Store, config: Config, plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> Decision:
+    """Apply the retrain policy to what the promoted network was trained on; what was turned down stays so.
+
+    foreseen: as of `members`: what the catalog shows beforehand of the decision that is to be made then.
+    """
+    decision = _policy(store, config, plan, kind, foreseen)
+    if decision.train and members_ready(plan, kind, foreseen=foreseen):
+        run = run_of(store, config, plan, kind, foreseen=foreseen)
+        refused = promotion.declined(store, kind).get(run)
         if refused is not None and promoted(store, kind) is not None:
             return Decision(False, f"the network of just these images and this config was {refused}")
     return decision
 
 
-def may_change(store: Store, config: Config, plan: Plan, kind: ModelKind) -> bool:
-    """Whether enough of its images will differ, once what it learns from is there, that the policy wants it trained.
-
-    As far as the catalog shows: a network or a stage before it that changes meanwhile changes them all.
-    """
-    entry = promoted(store, kind)
-    if entry is None:
-        return True
-    share = changed_share(entry["data"], data_record(store, plan, kind, foreseen=True))
-    return share > (0 if config.retrain.policy == "always" else config.retrain.share)
+def members_ready(plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> bool:
+    """Whether there is an image to learn from; foreseen: as of `members`."""
+    return next(members(plan, kind, foreseen=foreseen), None) is not None
 
 
-def members_ready(plan: Plan, kind: ModelKind) -> bool:
-    """Whether there is an image to learn from."""
-    return next(members(plan, kind), None) is not None
+def run_of(store: Store, config: Config, plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> str:
+    """Digest of all that a training's result depends on; foreseen: as of `members`."""
+    return digest_of([_recipe(config, kind), data_record(store, plan, kind, foreseen=foreseen)])
 
 
-def run_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> str:
-    """Digest of all that a training's result depends on."""
-    return digest_of([_recipe(config, kind), data_record(store, plan, kind)])
-
-
-def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind) -> Decision:
+def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen: bool) -> Decision:
     if pinned(config, kind) is not None:
         return Decision(False, "the config pins its checkpoint")
-    entry, data = promoted(store, kind), data_record(store, plan, kind)
+    entry, data = promoted(store, kind), data_record(store, plan, kind, foreseen=foreseen)
     if not data:
         if entry is None and plan.todo(stages()[0]):
             return Decision(True, "there is no network yet")
         return Decision(False, "there is nothing to learn from yet")
     if entry is None:
         return Decision(True, "there is no network yet")
-    if any(plan.failures[writer(name).name] & plan.blocks.keys() for name in READS[kind]):
+    if not foreseen and any(plan.failures[writer(name).name] & plan.blocks.keys() for name in READS[kind]):
         return Decision(False, "blocks that it learns from have failed")
     if entry["classes"] < len(plan.classes) and kind == "vit":
         return Decision(True, "there are new classes")

@@ -42,9 +42,10 @@ def guided(share: np.ndarray, image: np.ndarray, radius: int) -> np.ndarray:
     extent; radius: of a window of 2 · radius + 1 pixels. Returns (class, y, x) float32, summing to 1 again.
     """
     out, norm = np.empty_like(share, np.float32), contrast(image)
-    for core in tiles(*image.shape[:2], TILE):
+    height, width = image.shape[:2]
+    for core in tiles(height, width, TILE):
         rows, columns = (
-            widened(part, limit, 2 * radius) for part, limit in zip(core, image.shape[:2], strict=True)
+            widened(part, limit, 2 * radius) for part, limit in zip(core, (height, width), strict=True)
         )
         found = _filtered(share[:, rows, columns], image[rows, columns], norm, radius)
         out[:, *core] = found[:, within(core[0], rows), within(core[1], columns)]
@@ -91,7 +92,7 @@ def _inverse(colour: np.ndarray, mean: np.ndarray, radius: int) -> np.ndarray:
 
     def covariance(i: int, j: int) -> np.ndarray:
         both = _box(colour[..., i] * colour[..., j], radius) - mean[..., i] * mean[..., j]
-        return both + FLAT * (i == j)
+        return np.asarray(both + FLAT * (i == j))
 
     a, b, c = (covariance(0, j) for j in range(3))
     d, e, f = covariance(1, 1), covariance(1, 2), covariance(2, 2)

@@ -17,7 +17,7 @@ STEPS = "steps"
 
 
 class Watched(Lazy[Item]):
-    """Rows that are read in order, each of which is told."""
+    """Rows that are read in order; the place of each is told once it is there."""
 
     def __init__(self, rows: Sequence[Item], report: Report | None, unit: str) -> None:
         """unit: what a row is called; report: None: nobody is told."""
@@ -29,9 +29,10 @@ class Watched(Lazy[Item]):
 
     def row(self, place: int) -> Item:
         """A row of the sequence."""
+        found = self._rows[place]
         if self._report is not None:
             self._report(place + 1, len(self), math.nan, self._unit)
-        return self._rows[place]
+        return found
 
 
 def counter(report: Report | None, total: int, unit: str) -> Callable[[], None] | None:

@@ -306,7 +306,7 @@ def train_vit(
     out: the safetensors file to write; state: a folder that holds the state of trainings under way, one a
     recipe and data: a training that was killed goes on from there and ends with the same bits (same device,
     threads and precision). precision: float32 or bfloat16 (autocast). threads: of torch; None: as they are.
-    report: called after each image that objectness looks at, each step, and each image of the calibration; a training
+    report: called after each image that is read for training, each step, and each image of the calibration; a training
     that ends early (see `models.patience`) has done all of its steps.
     Returns the digest of `out`. Raises ValueError for images or labels of a wrong shape.
     """
@@ -322,7 +322,7 @@ def train_vit(
     examples: Sequence[Example] = (
         []
         if training.over
-        else _examples(training.model, Watched(images, report, "images looked at"), labels, precision, state)
+        else _examples(training.model, Watched(images, report, "images read"), labels, precision, state)
     )
     while not training.over:
         batch = training.draw(examples)

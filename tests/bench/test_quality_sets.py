@@ -3,6 +3,7 @@
 import csv
 import shutil
 import subprocess
+from dataclasses import replace
 from types import SimpleNamespace
 
 import cv2
@@ -11,10 +12,12 @@ import pytest
 from rich.console import Console
 
 import bluemask
+from bench import quality_run
 from bench.quality_rows import BY_NAME, LINES, VARIANTS, chosen, present
 from bench.quality_run import Site, merged
 from bench.quality_sets import ImageSet, NoSetError, interior_points, locate, subset, thinned, write_points
 from bench.quality_tables import cell, page
+from tasks.registry import stages
 
 
 def draw(folder, name, mask):
@@ -163,8 +166,27 @@ def test_equal_networks_have_one_name(images, tmp_path):
     assert keys["plain"]["vit"] != keys["full"]["vit"]
     assert keys["one-look"]["fusion"] == keys["full"]["fusion"] != keys["points"]["fusion"]
     assert len({site.recipe(v) for v in VARIANTS if v.missing() is None}) == len(present(VARIANTS)[0])
+    assert keys["no-guide"] == keys["full"]
     other = Site(tmp_path / "site", images, 1, {})
     assert other.network_keys(BY_NAME["full"])["vit"] != keys["full"]["vit"]
+
+
+@pytest.mark.parametrize(
+    ("changed", "same"),
+    [("fuse", {"vit", "fusion"}), ("cam", {"vit"}), ("ensemble", {"vit"}), ("ingest", set())],
+)
+def test_a_network_is_kept_as_long_as_nothing_that_it_learned_from_has_changed(
+    images, tmp_path, monkeypatch, changed, same
+):
+    site = Site(tmp_path / "site", images, 0, {})
+    before, row = site.network_keys(BY_NAME["full"]), site.recipe(BY_NAME["full"])
+    found = [
+        replace(stage, version=stage.version + 1) if stage.name == changed else stage for stage in stages()
+    ]
+    monkeypatch.setattr(quality_run, "stages", lambda: found)
+    after = site.network_keys(BY_NAME["full"])
+    assert {kind for kind in before if before[kind] == after[kind]} == same
+    assert site.recipe(BY_NAME["full"]) != row
 
 
 def test_settings_merge_section_by_section():

@@ -1,12 +1,19 @@
 """Marks that do not fit their image: told before the long work, and they cost that image's label alone."""
 
+import contextlib
+import io
+
 import pytest
 from pinned_site import pinned_config
+from rich.console import Console
 from small_run import CLASSES, Silent, call
 
+from flows import begin
+from flows.runners import Alone
 from flows.steps import Run
 from flows.training import members
 from storage.catalog import load
+from storage.store import StoreError
 from tasks.registry import stages
 
 
@@ -75,6 +82,22 @@ def test_a_repair_does_not_take_a_label_whose_marks_cannot_be_had_any_more(site)
         summary = run.close()
     assert "lies outside" in summary.failures[f"ingest {row.block}"]
     assert site.digests() == before
+
+
+@pytest.mark.parametrize("looked", [False, True])
+def test_a_scheduled_run_tells_marks_that_do_not_fit_in_its_beginning(site, monkeypatch, looked):
+    """By hand, `bluemask run` has looked and told before it."""
+    _, words = marks_that_do_not_fit(site)
+    said = io.StringIO()
+
+    def first_step(run):
+        assert all(word in said.getvalue() for word in words) != looked
+        raise StoreError("enough")
+
+    monkeypatch.setattr(begin, "_steps", first_step)
+    console = Console(file=said, width=1000)
+    with contextlib.suppress(StoreError):
+        begin.all_steps(site.config, Alone(site.config), None, console, looked=looked)
 
 
 @pytest.mark.slow

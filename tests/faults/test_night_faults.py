@@ -6,12 +6,13 @@ import re
 import numpy as np
 import pytest
 from rich.console import Console
+from rich.progress import Progress
 from small_run import Silent
 
 from flows import estimate, nights
 from flows.begin import all_steps
 from flows.outcome import Summary
-from flows.progress import Lines
+from flows.progress import Bars, Lines
 from flows.runners import Alone
 from flows.steps import Run
 from storage.receipts import seal
@@ -92,20 +93,36 @@ def test_a_log_gets_lines_while_a_run_is_under_way():
     lines.advance("mask", 36)
     lines.finish("mask")
     lines.start("train_vit", 0, "steps")
-    lines.reach("train_vit", 16, 16, 0.5, "images looked at")
+    lines.reach("train_vit", 16, 16, 0.5, "images read")
     lines.reach("train_vit", 5, 54, 0.5, "steps")
     lines.start("fuse", 1, "blocks")
+    lines.finish("train_vit")
     said = sink.getvalue().splitlines()
     assert [line.split(" ", 1)[1] for line in said if " in " not in line] == [
         "mask: 2 blocks",
         "mask: 1/2 blocks",
         "train_vit: begins",
-        "train_vit: 16/16 images looked at",
-        "train_vit: 16/16 images looked at",
+        "train_vit: 16/16 images read",
         "train_vit: 5/54 steps",
         "fuse: 1 block",
     ]
     assert any(re.search(r"mask: 1/2 blocks in \d+\.\d s$", line) for line in said)
+    assert re.search(r"train_vit: all of it in \d+\.\d s$", said[-1]), "not of its last part alone"
+
+
+def test_a_bar_begins_anew_with_each_part_of_a_training():
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        shown = Bars(progress)
+        shown.start("train_fusion", 0, "steps")
+        for done in range(1, 5):
+            shown.reach("train_fusion", done, 4, unit="images read")
+        task = progress.tasks[0]
+        started = task.start_time
+        assert task.finished
+        shown.reach("train_fusion", 1, 4, unit="images read again")
+        assert (task.completed, task.total, task.fields["unit"]) == (1, 4, "images read again")
+        assert not task.finished
+        assert task.start_time == started
 
 
 def test_a_store_whose_first_run_is_under_way_is_told_as_such(tmp_path):

@@ -1,5 +1,6 @@
 """What a training leaves in its folder: logs and pictures; and that no picture is worth a network."""
 
+import re
 import shutil
 
 import cv2
@@ -89,15 +90,46 @@ def test_images_of_blocks_that_are_about_to_be_made_anew_are_not_counted_as_chan
     assert run.catalogue.changes.changed
     decision = run.decision("vit")
     assert not decision.train or decision.counted
-    assert run.may_follow("vit"), "perhaps is all that is known beforehand"
-    assert run.may_follow("fusion"), "it learns from what the ViT says"
-    lenient = labelled.config.model_copy(
-        update={"retrain": labelled.config.retrain.model_copy(update={"share": 0.9})}
+    found = {kind: run.foreseen(kind) for kind in ("vit", "fusion")}
+    share = 1 / sum(row.status == "active" for row in run.catalogue.rows)
+    assert all(each.train for each in found.values())
+    assert re.fullmatch(r"perhaps: (\d+)% of its images changed", found["vit"].why)
+    assert float(found["vit"].why.split()[1].rstrip("%")) <= round(200 * share), "the old one and the new one"
+
+
+def _foreseen(labelled, **changes):
+    """What is foreseen while all of one edited image's block is to be made anew, and what `plan` prints of it."""
+    changed = min((labelled.root / "images").rglob("*.png"))
+    changed.write_bytes(cv2.imencode(".png", 255 - cv2.imread(str(changed)))[1].tobytes())
+    config = labelled.config.model_copy(
+        update={
+            name: getattr(labelled.config, name).model_copy(update=values) for name, values in changes.items()
+        }
     )
-    run = Run(labelled.store, lenient, Silent(), dry=True)
+    run = Run(labelled.store, config, Silent(), dry=True)
     assert run.todo(stage("ingest"))
-    assert not run.may_follow("vit"), "the catalog shows that only one image differs"
-    assert not run.may_follow("fusion")
+    return {kind: run.foreseen(kind) for kind in ("vit", "fusion")}
+
+
+def test_a_training_that_the_catalog_rules_out_is_not_foreseen(labelled):
+    found = _foreseen(labelled, retrain={"share": 0.9})
+    assert not any(each.train for each in found.values()), "only one image differs"
+
+
+def test_a_training_whose_config_changed_is_foreseen_while_all_it_learns_from_is_made_anew(labelled):
+    found = _foreseen(labelled, retrain={"share": 0.9}, train_vit={"seed": 5})
+    assert found["vit"].train
+    assert found["vit"].why.endswith("train_vit changed in the config")
+    assert found["fusion"].why == "perhaps: what it learns from is made anew"
+
+
+def test_a_new_class_is_foreseen_to_train_the_vit(labelled):
+    listed = labelled.root / "images" / "labels.csv"
+    listed.write_text(listed.read_text().replace('.png","blob"', '.png","zebra"'))
+    (labelled.root / "images" / "classes.txt").unlink()
+    found = _foreseen(labelled, retrain={"share": 0.9})
+    assert found["vit"].train
+    assert found["vit"].why.endswith("there are new classes")
 
 
 def test_new_marks_do_not_teach_the_vit_which_never_sees_them(labelled):

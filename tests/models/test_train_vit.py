@@ -89,10 +89,8 @@ def test_a_small_set_is_seen_until_the_fewest_steps_are_done(data, tmp_path: Pat
         "one epoch would be two steps"
     )
     parts = {unit: total for _, total, unit in seen}
-    assert list(parts) == ["images looked at", STEPS, "images calibrated"], (
-        "its bar stands still in none of them"
-    )
-    assert parts["images looked at"] == 8
+    assert list(parts) == ["images read", STEPS, "images calibrated"], "its bar stands still in none of them"
+    assert parts["images read"] == 8
     assert [told for told in seen if told[0] == told[1]] == [
         (total, total, unit) for unit, total in parts.items()
     ]
