@@ -41,6 +41,11 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         console.print(
             "[dim]At most, trainings apart: a block whose content comes out the same stops what reads it from being redone.[/]"
         )
+        if run.foreseen("vit").train or run.foreseen("fusion").train:
+            console.print(
+                "[dim]Once a network is trained, all images are done anew by what it serves: train_vit's by cam, prompt, mask, "
+                "ensemble and fuse, train_fusion's by fuse.[/]"
+            )
         console.print(f"[dim]{_keeping(settings, run)}[/]")
     else:
         console.print("[green]nothing to do:[/] every stage is fresh")

@@ -110,7 +110,8 @@ class Lines(Bars):
         """One more block is done."""
         with self._lock:
             self._done[name] += 1
-            self._now_and_then(name)
+            if self._done[name] < self._of[name][0]:  # the last one's line is that of the end
+                self._now_and_then(name)
 
     def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
         """So many of a total are done; where another part begins, the last one's end is told."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -11,6 +12,7 @@ from flows.config import Config
 from flows.networks import PROMOTED, load_network, model_digest, pinned, precision_of, promoted
 from flows.plan import Plan, facts, section
 from models.checkpoints import digest
+from models.telling import Report
 from storage.store import Store, StoreError, now
 from tasks.candidate import cam_figures, fusion_figures
 from tasks.ingest import unusable
@@ -34,19 +36,21 @@ class Verdict:
     figures: dict[str, float] = field(default_factory=dict)
 
 
-def judge(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path) -> Verdict:
-    """Compare a candidate with the promoted network on the same images of the store."""
-    entry, key = promoted(store, kind), digest(candidate)
+def judge(
+    store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, report: Report | None = None
+) -> Verdict:
+    """Compare a candidate with the promoted network on the same images of the store; report: called after some of them."""
+    entry = promoted(store, kind)
     if config.retrain.promote == "always":
         return Verdict(True, "retrain.promote = 'always'")
+    after = _figures(store, config, plan, kind, digest(candidate), candidate, report)
     if entry is None:
-        return Verdict(True, "there was none before", _figures(store, config, plan, kind, key, candidate))
+        return Verdict(True, "there was none before", after)
     if entry["classes"] < len(plan.classes) and kind == "vit":
-        return Verdict(True, "there are new classes", _figures(store, config, plan, kind, key, candidate))
+        return Verdict(True, "there are new classes", after)
     if another_sam(entry, plan):  # whose features mean nothing to the one before
-        return Verdict(True, "SAM is another one", _figures(store, config, plan, kind, key, candidate))
-    after = _figures(store, config, plan, kind, key, candidate)
-    before = _figures(store, config, plan, kind, entry["digest"], None)
+        return Verdict(True, "SAM is another one", after)
+    before = _figures(store, config, plan, kind, entry["digest"], None, report)
     return compare(before, after, config.retrain.tolerance)
 
 
@@ -63,16 +67,25 @@ def compare(before: dict[str, float], after: dict[str, float], tolerance: float)
 
 
 def _figures(
-    store: Store, config: Config, plan: Plan, kind: ModelKind, key: str, path: Path | None
+    store: Store,
+    config: Config,
+    plan: Plan,
+    kind: ModelKind,
+    key: str,
+    path: Path | None,
+    report: Report | None,
 ) -> dict[str, float]:
-    """A network's figures, the mean over the images of some blocks."""
+    """A network's figures, the mean over the images of some blocks. path: of a candidate, None: the promoted one."""
     import torch
 
     stage = next(stage for stage in stages() if stage.model == kind)
     model = load_network(store, config, kind, key, path)
     sums: dict[str, float] = {}
-    images = 0
-    for block, live in _sample(config, plan, kind, stage):
+    images, sample = 0, list(_sample(config, plan, kind, stage))
+    total, unit = sum(len(live) for _, live in sample), "images judged" if path else "images judged as before"
+    for block, live in sample:
+        if report is not None:
+            report(images, total, math.nan, unit)
         given = {name: _array(store, plan, name, block) for name in (*stage.inputs, *EXTRA[kind])}
         keywords = {name: given[name] for name in stage.inputs}
         keywords |= section(config, stage.config) | facts(config, stage.facts)
@@ -81,6 +94,8 @@ def _figures(
         for name, value in FIGURES[kind](live, **given, **made).items():
             sums[name] = sums.get(name, 0.0) + value * len(live)
         images += len(live)
+    if report is not None:
+        report(images, total, math.nan, unit)
     return {name: value / max(images, 1) for name, value in sums.items()}
 
 

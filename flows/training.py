@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from functools import cache
@@ -236,8 +237,10 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
         report=report,
         **training_section(config, kind),
     )
+    report(0, 1, math.nan, "pictures")
     fault = _draw(config, plan, kind, records, candidate)
-    outcome = _offer(store, config, plan, kind, candidate, run)
+    report(1, 1, math.nan, "pictures")
+    outcome = _offer(store, config, plan, kind, candidate, run, report)
     _clean(folder)
     _keep_logs(store, folder)
     return outcome + fault
@@ -260,9 +263,11 @@ def _draw(config: Config, plan: Plan, kind: ModelKind, records: Records, candida
     return ""
 
 
-def _offer(store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, run: str) -> str:
+def _offer(
+    store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, run: str, report: Report
+) -> str:
     """Judge a candidate by checks that need no mask; promote it, or note why not."""
-    verdict = promotion.judge(store, config, plan, kind, candidate)
+    verdict = promotion.judge(store, config, plan, kind, candidate, report)
     key = digest(candidate)
     store.add_checkpoint(key, candidate.read_bytes())
     if not verdict.good:

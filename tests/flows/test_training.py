@@ -30,18 +30,23 @@ def test_a_training_leaves_its_logs_and_pictures_and_nothing_else(labelled_once)
     assert names(fusion) == ["curves.png", "fusion.jsonl"]
 
 
-def again(copy):
+def again(copy, report=lambda *_: None):
     """The ViT's training once more, in a copy of a store; what became of it, and its folder."""
     shutil.rmtree(copy.store.root / "training")
     with writer_lock(copy.store.root):
         run = Run(copy.store, copy.config, Silent())
-        outcome = training.train(copy.store, copy.config, run.plan, "vit", lambda *_: None)
+        outcome = training.train(copy.store, copy.config, run.plan, "vit", report)
     return outcome, next((copy.store.root / "training").glob("vit-*"))
 
 
 def test_the_same_training_has_the_same_pictures(labelled_once, labelled):
-    outcome, folder = again(labelled)
+    told = {}
+    outcome, folder = again(labelled, lambda done, total, _, unit: told.update({unit: (done, total)}))
     assert outcome.startswith("trained")
+    parts = ["images read", "steps", "images calibrated", "pictures", "images judged"]
+    compared = [*parts, "images judged as before"]
+    assert list(told) == (parts if labelled.config.retrain.promote == "always" else compared)
+    assert all(done == total > 0 for done, total in told.values()), "no part's bar stands before its end"
     before = next((labelled_once.store.root / "training").glob("vit-*"))
     assert folder.name == before.name
     for name in ("cams.png", "curves.png"):

@@ -103,6 +103,13 @@ def test_blocks_without_an_active_image_are_no_work():
 def test_changed_share_counts_both_sides():
     assert changed_share({}, {}) == 0
     assert changed_share({"a": "1", "b": "1"}, {"a": "1", "b": "2", "c": "1", "d": "1"}) == 0.75
+    assert changed_share({"a": "1", "b": "1", "c": "1", "d": "1"}, {"a": "1", "b": "1"}) == 0.5
+
+
+def test_an_image_in_the_place_of_another_is_one_changed_image():
+    before = {"a": "1", "b": "1", "c": "1", "d": "1"}
+    assert changed_share(before, {"a": "1", "b": "1", "c": "1", "e": "1"}) == 0.25
+    assert changed_share(before, dict.fromkeys("efgh", "1")) == 1
 
 
 def test_equal_images_are_neighbours_so_that_their_block_encodes_them_once():
