@@ -10,13 +10,13 @@ from typing import Annotated
 # An application that runs from its checkout: the folders beside this file are importable to it alone.
 ROOT = Path(__file__).resolve().parent
 sys.path.insert(0, str(ROOT))
-# Prefect reads these when it is first imported; what the user has set stays.
-os.environ.setdefault("PREFECT_SERVER_ANALYTICS_ENABLED", "false")
-os.environ.setdefault("DO_NOT_TRACK", "1")  # its client asks for another name than its server
-os.environ.setdefault("PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS", "180")
-os.environ.setdefault("PREFECT_LOGGING_LEVEL", "CRITICAL")
-os.environ.setdefault("PREFECT_SERVER_LOGGING_LEVEL", "CRITICAL")  # its tracebacks are not the user's
-os.environ.setdefault("PREFECT_CLI_WRAP_LINES", "false")
+PREFECT = {
+    **dict.fromkeys(("PREFECT_LOGGING_LEVEL", "PREFECT_SERVER_LOGGING_LEVEL"), "CRITICAL"),
+    **dict.fromkeys(("PREFECT_SERVER_ANALYTICS_ENABLED", "PREFECT_CLI_WRAP_LINES"), "false"),
+    "PREFECT_SERVER_EPHEMERAL_STARTUP_TIMEOUT_SECONDS": "180",
+    "DO_NOT_TRACK": "1",  # what its client calls the server's analytics
+}
+os.environ.update(PREFECT | os.environ)  # read when it is first imported; what the user has set stays
 
 import typer
 
@@ -342,9 +342,7 @@ def _is_for_the_user(error: Exception) -> bool:
         last = last.tb_next
     where = Path(last.tb_frame.f_code.co_filename) if last else Path()
     ours = [ROOT / name for name in ("storage", "tasks", "models", "flows", "viewer")]
-    return isinstance(error, ValueError | RuntimeError) and any(
-        where.is_relative_to(folder) for folder in ours
-    )
+    return isinstance(error, ValueError | RuntimeError) and any(map(where.is_relative_to, ours))
 
 
 if __name__ == "__main__":

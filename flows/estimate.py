@@ -15,6 +15,7 @@ from rich.console import Console
 from flows.config import Config
 from flows.networks import load_model, precision_of
 from flows.plan import Plan, unkept
+from flows.steps import TRAINED
 from models.sam_shapes import embedding_shape, input_side
 from storage.arrays import ArraySpec
 from storage.catalog import ImageRow
@@ -42,13 +43,14 @@ class Estimate:
     """Cost of what there is to do.
 
     disk: bytes to be written; memory: bytes at the most; seconds: by stage, as this store's own receipts and a trial
-    of SAM have them; unknown: stages that were never timed here.
+    of SAM have them; unknown: stages that were never timed here; trainings: that are foreseen.
     """
 
     disk: float = 0
     memory: float = 0
     seconds: dict[str, float] = field(default_factory=dict)
     unknown: tuple[str, ...] = ()
+    trainings: tuple[ModelKind, ...] = ()
 
 
 def announce(run: Run, console: Console) -> None:
@@ -61,10 +63,9 @@ def announce(run: Run, console: Console) -> None:
     refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
     known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
-    trainings = [
-        f"train_{step}" for step in run.steps() if isinstance(step, str) and run.foreseen(step).train
-    ]
-    untimed = [*found.unknown, *trainings]
+    untimed = [*found.unknown, *(f"train_{kind}" for kind in found.trainings)]
+    if found.trainings:
+        untimed.append("what they make anew")
     rest = f" (not known beforehand: {', '.join(untimed)})" if untimed else ""
     console.print(
         f"estimate: at most {found.disk / 1e9:.2f} GB of {free / 1e9:.0f} GB free on disk, "
@@ -98,10 +99,10 @@ def refuse_small_disk(needed: float, free: float, store: Store, config: Config) 
 def whole_estimate(run: Run, trial: Mapping[str, float]) -> Estimate:
     """The cost of all that a run has to do: what a training lays by as long as it takes counts as disk, too."""
     found = estimate(run.plan, trial, run.todo)
-    kinds = [step for step in run.steps() if isinstance(step, str) and run.foreseen(step).train]
+    kinds = tuple(kind for kind in TRAINED if run.foreseen(kind).train)
     passing = max((passing_bytes(run.plan, kind) for kind in kinds), default=0)
     memory = max(found.memory, BASE + TRAINING) if kinds else found.memory
-    return replace(found, disk=found.disk + passing, memory=memory)
+    return replace(found, disk=found.disk + passing, memory=memory, trainings=kinds)
 
 
 def passing_bytes(plan: Plan, kind: ModelKind) -> float:

@@ -29,11 +29,13 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
     table = Table(
         "step", "blocks", "images", "why", "minutes", "GB", title=f"{store.name}: what a run would do"
     )
+    trained = False
     for step in run.steps():
         if isinstance(step, Stage):
             _stage_row(table, run, step)
         else:
             decision = run.foreseen(step)
+            trained |= decision.train
             if decision.train:
                 table.add_row(f"train_{step}", "", "", decision.why, "?", "")
     if table.row_count:
@@ -41,7 +43,7 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         console.print(
             "[dim]At most, trainings apart: a block whose content comes out the same stops what reads it from being redone.[/]"
         )
-        if run.foreseen("vit").train or run.foreseen("fusion").train:
+        if trained:
             console.print(
                 "[dim]Once a network is trained, all images are done anew by what it serves: train_vit's by cam, prompt, mask, "
                 "ensemble and fuse, train_fusion's by fuse.[/]"

@@ -73,7 +73,7 @@ class Bars:
                 self._progress.update(task.id, completed=done, total=total)
             else:  # its speed begins anew, its time does not
                 started = task.start_time
-                self._progress.reset(task.id, completed=done, total=total, unit=unit)
+                self._progress.reset(task.id, completed=done, total=total, **(task.fields | {"unit": unit}))
                 task.start_time = started
 
     def finish(self, name: str) -> None:
@@ -128,7 +128,7 @@ class Lines(Bars):
             took = f"in {time.monotonic() - self._since[name]:.1f} s"
             if self._parts[name]:
                 self._end_part(name)
-                self._say(name, f"all of it {took}")
+                self._say(name, f"ended {took}")
             else:
                 self._say(name, f"{self._state(name)} {took}")
 
@@ -136,7 +136,7 @@ class Lines(Bars):
         self._parts[name] += 1
         if self._last[name] != self._state(name):
             self._say(name, self._state(name))
-        self._told[name] = time.monotonic()
+        self._told[name], self._last[name] = time.monotonic(), ""
 
     def _now_and_then(self, name: str) -> None:
         now = time.monotonic()

@@ -136,20 +136,18 @@ class Run:
     def foreseen(self, kind: ModelKind) -> training.Decision:
         """Whether this run will train a network, as far as it shows before what that learns from is made."""
         decision = self.decision(kind)
-        if (decision.train and not decision.counted) or not any(
-            self.todo(writer(name)) for name in training.READS[kind]
-        ):
+        if self.only is not None and model_digest(self.store, self.config, kind) is not None:
             return decision
-        if self.only is not None or pinned(self.config, kind) is not None:
-            return training.Decision(False, decision.why)
-        later = self._decided(kind, foreseen=True)
-        if later.train:
-            return training.Decision(True, f"perhaps: {later.why}", counted=True)
+        if any(self.todo(writer(name)) for name in training.READS[kind]):
+            decision = self._decided(kind, foreseen=True)
+        if decision.train:
+            return replace(decision, why=f"perhaps: {decision.why}") if decision.counted else decision
         before = TRAINED[: TRAINED.index(kind)]  # whose results it learns from
-        changed = any(self.foreseen(one).train for one in before)
-        if changed and self.config.retrain.policy != "never" and self.config.retrain.share < 1:
+        rules = self.config.retrain
+        heeded = rules.policy == "always" or (rules.policy == "changed" and rules.share < 1)
+        if heeded and pinned(self.config, kind) is None and any(self.foreseen(one).train for one in before):
             return training.Decision(True, "perhaps: what it learns from is made anew", counted=True)
-        return later
+        return decision
 
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:
         """Train a network where the retrain policy says so, or where it is asked for."""

@@ -100,8 +100,8 @@ def members(plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> Iterator[
     """
     for block, rows in plan.blocks.items():
         if foreseen or all(plan.fresh(writer(name), block) for name in READS[kind]):
-            receipt = plan.receipts["ingest"].get(block)
-            failed = unusable(receipt.failed, kind) if receipt else set()
+            known = not foreseen or plan.fresh(stages()[0], block)
+            failed = unusable(plan.receipts["ingest"][block].failed, kind) if known else set()
             yield from (
                 (block, n, row)
                 for n, row in enumerate(rows)

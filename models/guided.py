@@ -36,7 +36,7 @@ def radius_of(size: tuple[int, int], cells: tuple[int, int]) -> int:
 
 
 def guided(share: np.ndarray, image: np.ndarray, radius: int) -> np.ndarray:
-    """Probabilities brought to the image's edges, each within what it is round about.
+    """Probabilities brought to the image's edges, of two classes each within what it is round about, of more nearly.
 
     share: (class, y, x) float32, background among them, summing to 1 at each pixel; image: (y, x, channel=3) uint8, true
     extent; radius: of a window of 2 · radius + 1 pixels. Returns (class, y, x) float32, summing to 1 again.
@@ -49,7 +49,7 @@ def guided(share: np.ndarray, image: np.ndarray, radius: int) -> np.ndarray:
         )
         found = _filtered(share[:, rows, columns], image[rows, columns], norm, radius)
         out[:, *core] = found[:, within(core[0], rows), within(core[1], columns)]
-    return np.asarray(out / out.sum(0), np.float32)  # what was cut off one class is missing from the sum
+    return np.asarray(out / out.sum(0), np.float32)  # each class was cut to its own bounds
 
 
 def _filtered(share: np.ndarray, image: np.ndarray, norm: Contrast, radius: int) -> np.ndarray:

@@ -215,7 +215,7 @@ def train_fusion(
     records: one mapping an image (see `cut`), with `feature`; read twice and in order, so it may read from disk.
     out: the safetensors file; state: folder for what a killed training resumes from (every `save_every`
     steps of the fusion's networks) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them
-    as they are; report: called with steps done, their total and the loss, not a number in the look's.
+    as they are; report: called after each image read and each step, of the look's networks and of the fusion's.
     The same records, recipe, device and threads give the same bytes, interrupted or not, on a CPU.
     Returns the checkpoint's sha256. Raises ValueError where there is nothing to learn from.
     """

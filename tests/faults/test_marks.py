@@ -1,6 +1,5 @@
 """Marks that do not fit their image: told before the long work, and they cost that image's label alone."""
 
-import contextlib
 import io
 
 import pytest
@@ -96,7 +95,7 @@ def test_a_scheduled_run_tells_marks_that_do_not_fit_in_its_beginning(site, monk
 
     monkeypatch.setattr(begin, "_steps", first_step)
     console = Console(file=said, width=1000)
-    with contextlib.suppress(StoreError):
+    with pytest.raises(StoreError, match="enough"):
         begin.all_steps(site.config, Alone(site.config), None, console, looked=looked)
 
 

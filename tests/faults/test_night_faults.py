@@ -107,7 +107,7 @@ def test_a_log_gets_lines_while_a_run_is_under_way():
         "fuse: 1 block",
     ]
     assert any(re.search(r"mask: 1/2 blocks in \d+\.\d s$", line) for line in said)
-    assert re.search(r"train_vit: all of it in \d+\.\d s$", said[-1]), "not of its last part alone"
+    assert re.search(r"train_vit: ended in \d+\.\d s$", said[-1]), "not of its last part alone"
 
 
 def test_a_bar_begins_anew_with_each_part_of_a_training():

@@ -14,7 +14,7 @@ from models.checkpoints import load_checkpoint, save_checkpoint
 from models.sam_shapes import TINY_WEIGHTS
 from storage.catalog import load
 from storage.lock import writer_lock
-from tasks.registry import stage, writer
+from tasks.registry import stage, stages, writer
 from viewer import training_pictures
 
 
@@ -126,6 +126,27 @@ def test_a_training_whose_config_changed_is_foreseen_while_all_it_learns_from_is
     assert found["vit"].train
     assert found["vit"].why.endswith("train_vit changed in the config")
     assert found["fusion"].why == "perhaps: what it learns from is made anew"
+
+
+def test_another_vit_is_foreseen_to_train_the_fusion_though_nothing_is_stale_yet(labelled):
+    vit = labelled.config.train_vit.model_copy(update={"seed": 5})
+    run = Run(labelled.store, labelled.config.model_copy(update={"train_vit": vit}), Silent(), dry=True)
+    assert not any(run.todo(step) for step in stages())
+    assert run.foreseen("vit").why == "train_vit changed in the config"
+    assert run.foreseen("fusion").why == "perhaps: what it learns from is made anew"
+
+
+def test_what_was_turned_down_is_not_foreseen_while_a_block_is_made_anew(labelled):
+    vit = labelled.config.train_vit.model_copy(update={"seed": 5})
+    config = labelled.config.model_copy(update={"train_vit": vit})
+    run = Run(labelled.store, config, Silent(), dry=True)
+    promotion.decline(
+        labelled.store, "vit", training.run_of(labelled.store, config, run.plan, "vit"), "not promoted"
+    )
+    run = Run(labelled.store, config, Silent(), dry=True)
+    run.plan.force("ingest", [next(iter(run.plan.blocks))])
+    assert run.todo(stage("ingest"))
+    assert not any(run.foreseen(kind).train for kind in ("vit", "fusion"))
 
 
 def test_a_new_class_is_foreseen_to_train_the_vit(labelled):

@@ -1,5 +1,6 @@
 """Outlines of probabilities on the image's edges."""
 
+import cv2
 import numpy as np
 import pytest
 
@@ -58,10 +59,23 @@ def test_a_thin_line_that_the_image_hardly_shows_stays(contrast):
 
 def test_nothing_is_surer_than_what_lies_round_about():
     image, share, _ = scene()
-    share = 0.1 + 0.8 * share
+    inside = (share[1] > 0.5).astype(np.float32)
+    share = 0.1 + 0.8 * np.stack([1 - inside, inside])
     found = guided(share, image, 3)
-    assert found.min() >= share.min() - 1e-6
-    assert found.max() <= share.max() + 1e-6
+    near = np.ones((7, 7), np.uint8)
+    for now, before in zip(found, share, strict=True):
+        assert (now >= cv2.erode(before, near) - 1e-6).all()
+        assert (now <= cv2.dilate(before, near) + 1e-6).all()
+
+
+def test_several_classes_stay_probabilities():
+    image, share, _ = scene()
+    other = np.roll(share[1], 9, 1) * (1 - share[1])
+    three = np.stack([share[0] - np.minimum(other, share[0]), share[1], np.minimum(other, share[0])])
+    found = guided(three, image, 2)
+    np.testing.assert_allclose(found.sum(0), 1, atol=1e-5)
+    assert found.min() >= 0
+    assert (found.argmax(0) != three.argmax(0)).any()
 
 
 @pytest.mark.parametrize("side", [16, 23])
