@@ -94,6 +94,7 @@ class Job:
                 raise BlockError("none of its images could be had: " + next(iter(failed.values())))
         else:
             arrays, failed = self._compute(stage, block, held), {}
+            held.clear()  # not wanted any more while the arrays are written
         receipt = self.store.commit(
             stage.name,
             block,

@@ -52,10 +52,13 @@ class Appearance(nn.Module):
         self.register_buffer("mean", torch.zeros(planes))
         self.register_buffer("deviation", torch.ones(planes))
         self.register_buffer("trust", torch.zeros(classes))
+        self.register_buffer("confirmed", torch.ones(classes))
         self.mean: Tensor
         self.deviation: Tensor
         self.trust: Tensor
-        """How far each class is listened to, in [0, 1]; see `trust_in`."""
+        """How far each class is listened to, in [0, 1]; see `models.appearance_trust.trust_in`."""
+        self.confirmed: Tensor
+        """How far beside a user's marks, in [0, 1]; see `models.appearance_trust.confirmed_in`."""
         self.narrow = nn.Conv2d(planes, WIDTH, 1)
         self.near = nn.Conv2d(WIDTH, WIDTH, 3, padding=1)
         self.head = nn.Conv2d(WIDTH, classes, 1)
@@ -74,13 +77,15 @@ class Lesson(NamedTuple):
 
     feature: (channel + OWN, h, w) float16, as of `seen_in`; asked: (asked,) int64, indices of the classes that its label
     names: of others it does not speak, but where it names none it says that there is none of any; target: (asked, h, w)
-    float32, share of the known pixels that are of the class; weight: (h, w) float32 in [0, 1], 0 beyond the image.
+    float32, share of the known pixels that are of the class; weight: (h, w) float32 in [0, 1], 0 beyond the image;
+    marked: (asked, h, w) bool, cells in which a user has marked the class.
     """
 
     feature: np.ndarray
     asked: np.ndarray
     target: np.ndarray
     weight: np.ndarray
+    marked: np.ndarray
 
 
 def seen_in(feature: np.ndarray, image: np.ndarray) -> np.ndarray:
@@ -106,10 +111,13 @@ def seen_in(feature: np.ndarray, image: np.ndarray) -> np.ndarray:
     return np.concatenate([feature, np.stack(own) * (inside > 0)]).astype(np.float16)
 
 
-def lesson(feature: np.ndarray, image: np.ndarray, target: Target, slot_class: np.ndarray) -> Lesson:
+def lesson(
+    feature: np.ndarray, image: np.ndarray, target: Target, slot_class: np.ndarray, annotation: np.ndarray
+) -> Lesson:
     """An image's lesson.
 
-    feature: (channel, h, w); image: (y, x, 3) uint8; target: of all its pixels; slot_class: (slot,) uint8, 0 unused.
+    feature: (channel, h, w); image: (y, x, 3) uint8; target: of all its pixels; slot_class: (slot,) uint8, 0 unused;
+    annotation: (y, x) uint8 label map, 255 unmarked.
     """
     cells = (feature.shape[1], feature.shape[2])
     weight = np.where(target.slot == UNKNOWN, 0, target.weight).astype(np.float32)  # (y, x)
@@ -118,8 +126,14 @@ def lesson(feature: np.ndarray, image: np.ndarray, target: Target, slot_class: n
         _in_cells(weight * (target.slot == place + 1), cells) / np.maximum(whole, 1e-6) for place in used
     ]
     asked = slot_class[used].astype(np.int64) - 1
+    shape = (len(used), *cells)
+    marked = [_in_cells((annotation == k).astype(np.float32), cells) > 0 for k in slot_class[used]]
     return Lesson(
-        seen_in(feature, image), asked, np.reshape(shares, (len(used), *cells)).astype(np.float32), whole
+        seen_in(feature, image),
+        asked,
+        np.reshape(shares, shape).astype(np.float32),
+        whole,
+        np.reshape(marked, shape).astype(bool),
     )
 
 
@@ -172,46 +186,6 @@ def teach(
     return net.eval().requires_grad_(False)
 
 
-@torch.inference_mode()
-def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]) -> np.ndarray:
-    """How far a network may be listened to: how well it tells defects from ground in images that did not teach it.
-
-    For each class, 2 AUROC - 1 over the cells of the unseen images that are asked for it: 1 where every cell of a defect
-    lies above all others, 0 where they lie in no order. A class that no teacher shows gets 0, and so does one that no
-    unseen image shows. One number a class is read off the images that the network will judge; no weight is, and no mask.
-    taught, unseen: what the network learned from, and the others. Returns (class,) float32 in [0, 1].
-    """
-    trust = np.zeros(len(net.trust), np.float32)
-    shown = {int(k) for one in taught for k in one.asked[_shows(one)]}
-    found: dict[int, list[np.ndarray]] = {k: [] for k in shown}
-    for one in unseen:
-        if len(one.asked):
-            x = torch.from_numpy(one.feature).to(net.mean.device).float()[None]
-            logits = _judged(net, x).cpu().numpy()  # (class, h, w)
-            for k, target in zip(one.asked.tolist(), one.target, strict=True):
-                if k in shown:
-                    known = one.weight > 0
-                    found[k].append(np.stack([logits[k][known], target[known], one.weight[known]]))
-    for k, cells in found.items():
-        if cells:
-            trust[k] = max(0.0, 2 * _auroc(*np.concatenate(cells, 1)) - 1)
-    return trust
-
-
-def _shows(one: Lesson) -> np.ndarray:
-    """Which of the classes that an image is asked for it shows somewhere: (asked,) bool."""
-    return np.asarray((one.target * one.weight).sum((1, 2)) > 0)
-
-
-def _auroc(value: np.ndarray, share: np.ndarray, weight: np.ndarray) -> float:
-    """Chance that a cell of a defect lies above one of ground; each counts by its share and weight. 0.5 without either."""
-    place = np.unique(value, return_inverse=True)[1]  # cells of equal value are in no order
-    defect, ground = (np.bincount(place, weight * part) for part in (share, 1 - share))
-    if not defect.sum() or not ground.sum():
-        return 0.5
-    return float((defect * (ground.cumsum() - ground / 2)).sum() / (defect.sum() * ground.sum()))
-
-
 def _standardise(net: Appearance, lessons: Sequence[Lesson]) -> None:
     """Mean and deviation of each channel over all images, as they are in SAM's scale, whatever that is."""
     means, squares = [], []
@@ -249,7 +223,7 @@ def _window(rng: np.random.Generator, one: Lesson) -> Lesson:
         lines = np.moveaxis(weight, axis, 0)
         lines[: int(start > 0)] = 0
         lines[len(lines) - int(start + WINDOW < cells) :] = 0
-    return Lesson(one.feature[seen], one.asked, one.target[seen], weight)
+    return Lesson(one.feature[seen], one.asked, one.target[seen], weight, one.marked[seen])
 
 
 def _loss(net: Appearance, drawn: Sequence[Lesson], turn: tuple[int, bool], share: float) -> Tensor:
@@ -309,7 +283,7 @@ def look(
             "another SAM; leave train_fusion.checkpoint out, and a network is trained for this one"
         )
     x = torch.from_numpy(seen_in(feature, image)).to(net.mean.device).float()[None]
-    shares = torch.sigmoid(_judged(net, x)).cpu().numpy()  # (class, h, w)
+    shares = torch.sigmoid(judged(net, x)).cpu().numpy()  # (class, h, w)
     trust = net.trust.cpu().numpy()
     for slot, k in enumerate(classes.tolist()):
         if k <= len(shares):
@@ -344,6 +318,6 @@ def _in_pixels(cells: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return np.asarray(square[: size[0], : size[1]])
 
 
-def _judged(net: Appearance, x: Tensor) -> Tensor:
-    """Logits of one image, (1, channel + OWN, h, w), averaged over TURNS: (class, h, w)."""
+def judged(net: Appearance, x: Tensor) -> Tensor:
+    """Logits of one image, x (1, channel + OWN, h, w), averaged over TURNS: (class, h, w)."""
     return torch.stack([_back(net(_turned(x, turn)), turn) for turn in TURNS]).mean(0)[0]

@@ -170,21 +170,39 @@ def planes(image: np.ndarray, evidence: np.ndarray, norm: Contrast) -> np.ndarra
 
 
 def heard(
-    evidence: np.ndarray, weight: np.ndarray, annotation: np.ndarray, classes: np.ndarray
+    evidence: np.ndarray,
+    weight: np.ndarray,
+    annotation: np.ndarray,
+    classes: np.ndarray,
+    confirmed: np.ndarray,
 ) -> np.ndarray:
     """Silence SAM where it was found out, and CAM and look where a user knows better.
 
     SAM missed a piece of the CAM, or invented one, where its weight is 0. Of a class that is marked in the image the CAM
-    speaks where marks confirm it, and the look says BESIDE_MARKS as much.
+    speaks where marks confirm it, and the look says BESIDE_MARKS as much, and less as far as marks refute it.
     evidence: (slot, EVIDENCE, y, x) in [0, 1]; weight: (y, x) of the ensemble; annotation: (y, x) uint8 label map, 255
-    unmarked; classes: (slot,) uint8. Returns a float32 array of evidence's shape.
+    unmarked; classes: (slot,) uint8; confirmed: (slot,) in [0, 1], of `confirmed_of`. Returns a float32 array of evidence's
+    shape.
     """
     out = evidence.astype(np.float32)
     out[:, 0] = np.where(spoken(evidence[:, 0], annotation, classes), out[:, 0], UNSAID[0])
     less = marked(annotation, classes)
-    out[less, 3] = UNSAID[3] + BESIDE_MARKS * (out[less, 3] - UNSAID[3])
+    left = BESIDE_MARKS * confirmed[less, None, None]
+    out[less, 3] = UNSAID[3] + left * (out[less, 3] - UNSAID[3])
     out[:, 1:3] = np.where(weight == 0, np.reshape(UNSAID[1:3], (2, 1, 1)), out[:, 1:3])
     return out
+
+
+def confirmed_of(net: Appearance | None, classes: np.ndarray) -> np.ndarray:
+    """How far the look is listened to beside marks: (slot,) float32 in [0, 1], 1 where nothing is known.
+
+    net: of the look; classes: (slot,) uint8 from 1.
+    """
+    found = np.ones(len(classes), np.float32)
+    if net is not None:
+        known = classes <= len(net.confirmed)
+        found[known] = net.confirmed.cpu().numpy()[classes[known].astype(np.int64) - 1]
+    return found
 
 
 def autocast(device: torch.device, precision: Precision) -> AbstractContextManager[object]:
@@ -287,7 +305,12 @@ def load_fusion(path: Path, device: str = "cpu") -> Fusion:
     features = about.get("features")
     model = Fusion(FusionShape(tuple(about["widths"])), tuple(features) if features else None)
     known = {name: tensor.float() for name, tensor in tensors.items()}
-    if features:  # networks of before there was a trust are trusted
-        known = {f"appearances.{fold}.trust": torch.ones(features[1]) for fold in range(FOLDS)} | known
+    if features:  # networks of before there were these are trusted
+        whole = {
+            f"appearances.{fold}.{name}": torch.ones(features[1])
+            for fold in range(FOLDS)
+            for name in ("trust", "confirmed")
+        }
+        known = whole | known
     model.load_state_dict(known)
     return model.to(memory_format=torch.channels_last).to(torch.device(device)).eval()

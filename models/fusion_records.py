@@ -9,8 +9,9 @@ from pathlib import Path
 
 import torch
 
-from models.appearance import Appearance, Lesson, lesson, look, steps_of, teach, trust_in
-from models.fusion import FOLDS, Fusion, fold_of
+from models.appearance import Appearance, Lesson, lesson, look, steps_of, teach
+from models.appearance_trust import confirmed_in, trust_in
+from models.fusion import FOLDS, Fusion, confirmed_of, fold_of
 from models.fusion_patches import Patch, Record, cut, target_of
 from models.spool import Part, Spool
 
@@ -70,7 +71,9 @@ def lessons_of(
     while n < len(records):
         record = records[n]
         target = target_of(record, **_rules(recipe))
-        found.append(lesson(record["feature"], record["image"], target, record["slot_class"]))
+        found.append(
+            lesson(record["feature"], record["image"], target, record["slot_class"], record["annotation"])
+        )
         folds.append(fold_of(record["sha256"]))
         if n == 0:
             size = sum(part.nbytes for part in found[0])
@@ -110,6 +113,7 @@ def appearances(
         steps = steps_of(len(others), recipe.max_steps)
         net = teach(others, classes, steps=steps, seed=seed, device=device, report=report)
         net.trust.copy_(torch.from_numpy(trust_in(net, others, own)))
+        net.confirmed.copy_(torch.from_numpy(confirmed_in(net, own)))
         found.append(net)
     return found
 
@@ -137,13 +141,16 @@ def collect(
     patches = Spool(Patch, folder)
     for n in range(0, len(records), stride):
         record = records[n]
-        seen = None
+        seen = confirmed = None
         if looking:
             net, used = looking[fold_of(record["sha256"])], record["slot_class"] > 0
             seen = look(
                 net, record["feature"], record["image"], record["slot_class"][used], record["mean"][used], record["weight"]
             )  # fmt: skip
-        patches.extend(cut(record, recipe.crop, max(1, count), recipe.seed, seen, **_rules(recipe)))
+            confirmed = confirmed_of(net, record["slot_class"][used])
+        patches.extend(
+            cut(record, recipe.crop, max(1, count), recipe.seed, seen, confirmed, **_rules(recipe))
+        )
     return patches
 
 

@@ -16,6 +16,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 Kind = Literal["image", "label map", "probability", "flag", "vote", "coordinate", "embedding", "number"]
 TILE = 512
 """Side of an inner chunk, in pixels, where an image is larger than that."""
+PIECE = 16 << 20
+"""Bytes of an array that are read at a time."""
 
 
 class ArraySpec(BaseModel):
@@ -142,5 +144,15 @@ def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
 
 
 def read_array(place: Path | ZarrStore, name: str) -> np.ndarray:
-    """Read one array of a group whole. Raises what zarr raises where a checksum does not match."""
-    return np.asarray(open_array(place, name)[...])
+    """Read one array of a group whole. Raises what zarr raises where a checksum does not match.
+
+    A few images at a time: at once zarr would hold the whole compressed file beside what it makes of it, twice the memory.
+    """
+    found = open_array(place, name)
+    if found.nbytes <= PIECE:
+        return np.asarray(found[...])
+    whole = np.empty(found.shape, found.dtype)
+    step = max(1, PIECE * len(whole) // whole.nbytes)
+    for start in range(0, len(whole), step):
+        whole[start : start + step] = found[start : start + step]
+    return whole

@@ -26,10 +26,13 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
     Returns arrays as declared in STAGE. Raises ValueError for a wrong shape, or values beyond float16.
     """
     keys = [tuple(map(_key, *pair)) for pair in zip(augmented, input_size, strict=True)]
-    distinct = [keys.index(key) for key in dict.fromkeys(keys)]
+    places: dict[tuple[bytes, ...], list[int]] = {}
+    for n, key in enumerate(keys):
+        places.setdefault(key, []).append(n)
+    distinct = [equal[0] for equal in places.values()]
     views = augmented.shape[1]
     together = max(1, batch // views)
-    known: dict[tuple[bytes, ...], np.ndarray] = {}
+    whole = np.empty(0, np.float16)  # (image, view, d, h, w), as soon as the last three are known
     parts = [distinct[start : start + together] for start in range(0, len(distinct), together)]
     groups = (
         Group(
@@ -45,10 +48,11 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
                 f"image {', '.join(map(str, part))} of the block: SAM's embedding holds values that are not finite or beyond "
                 "float16; use precision float32, or a sound checkpoint"
             )
-        known |= zip(
-            (keys[n] for n in part), halves.reshape(len(part), views, *halves.shape[1:]), strict=True
-        )
-    return {"embedding": np.stack([known[key] for key in keys])}  # (image, view, d, h, w)
+        if not whole.size:
+            whole = np.empty((len(keys), views, *halves.shape[1:]), np.float16)
+        for n, image in zip(part, halves.reshape(len(part), *whole.shape[1:]), strict=True):
+            whole[places[keys[n]]] = image
+    return {"embedding": whole}
 
 
 def encode_views(model: Sam, views: np.ndarray, sizes: np.ndarray, batch: int, precision: str) -> np.ndarray:

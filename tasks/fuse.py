@@ -58,7 +58,7 @@ def fuse(
     """
     from models.agreement import marked
     from models.appearance import look
-    from models.fusion import fold_of, heard, probabilities
+    from models.fusion import confirmed_of, fold_of, heard, probabilities
     from models.guided import guided, radius_of
 
     count, rows, columns = image.shape[:3]
@@ -75,12 +75,13 @@ def fuse(
             continue
         fold = fold_of(sha256[n])
         parts = [part[n, used, :height, :width] for part in (cam, mean, entropy)]
-        seen = look(model.appearance(fold), feature[n], image[inside], classes, parts[1], weight[inside])
+        looking = model.appearance(fold)
+        seen = look(looking, feature[n], image[inside], classes, parts[1], weight[inside])
         evidence = np.stack([*parts, seen], 1)
         share = probabilities(
             model,
             image[inside],
-            heard(evidence, weight[inside], annotation[inside], classes),
+            heard(evidence, weight[inside], annotation[inside], classes, confirmed_of(looking, classes)),
             fold,
             views=views,
             precision=precision,

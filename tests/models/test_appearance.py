@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 import torch
+from look_scenes import CELLS, CPU, asked, lesson_of, lessons, scene, trusted
 
 from models.agreement import UNKNOWN, Target
 from models.appearance import (
@@ -11,7 +12,6 @@ from models.appearance import (
     WINDOW,
     Appearance,
     Lesson,
-    _auroc,
     _back,
     _in_cells,
     _in_pixels,
@@ -23,45 +23,9 @@ from models.appearance import (
     seen_in,
     steps_of,
     teach,
-    trust_in,
 )
 
-CPU = torch.device("cpu")
-CELLS = 8
-
-
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def scene(seed, k, size=(32, 32), known=True):
-    """Class k raises channel k where it is; all channels are noisy. Returns features, image, target, slot_class, defect."""
-    rng = np.random.default_rng(seed)
-    defect = np.zeros(size, bool)
-    top, left = rng.integers(0, 16, 2)
-    if k:
-        defect[top : top + 12, left : left + 12] = True
-    feature = rng.normal(0, 0.5, (4, CELLS, CELLS))
-    cells = defect.reshape(CELLS, size[0] // CELLS, CELLS, size[1] // CELLS).mean((1, 3))
-    feature[k] += 3 * cells * (k > 0)
-    slot = np.where(defect, 1, 0).astype(np.uint8) if known else np.full(size, UNKNOWN, np.uint8)
-    target = Target(slot, np.ones(size, np.float32))
-    image = rng.integers(90, 110, (*size, 3), np.uint8)
-    return feature.astype(np.float16), image, target, np.array([k], np.uint8), defect
-
-
-def asked(net, feature, image, classes):
-    """What the features alone say: SAM is silent."""
-    shape = image.shape[:2]
-    return look(net, feature, image, classes, np.zeros((len(classes), *shape), np.float32), np.zeros(shape))
-
-
-def lessons(seeds, **how):
-    return [lesson(*scene(seed, seed % 3, **how)[:4]) for seed in seeds]
-
-
-def trusted(net):
-    net.trust.fill_(1)
-    return net
 
 
 def test_what_it_learned_of_some_images_it_sees_in_others():
@@ -77,7 +41,7 @@ def test_what_it_learned_of_some_images_it_sees_in_others():
 
 
 def test_an_image_without_a_class_teaches_what_none_looks_like():
-    one = lesson(*scene(0, 0)[:4])
+    one = lesson_of(0, 0)
     assert one.target.shape == (0, CELLS, CELLS)
     assert (one.weight == 1).all()
     ground = trusted(teach([one], 2, steps=200, seed=0, device=CPU))
@@ -88,19 +52,15 @@ def test_targets_are_shares_of_what_is_known_in_a_cell():
     slot = np.zeros((16, 8), np.uint8)
     slot[:2, :4], slot[2:4, :2] = 1, UNKNOWN
     weight = np.full(slot.shape, 0.5, np.float32)
-    one = lesson(
-        np.zeros((3, 4, 4), np.float16),
-        np.zeros((16, 8, 3), np.uint8),
-        Target(slot, weight),
-        np.array([0, 5], np.uint8),
-    )
+    given = np.zeros((3, 4, 4), np.float16), np.zeros((16, 8, 3), np.uint8), Target(slot, weight)
+    annotation = np.full(slot.shape, UNKNOWN, np.uint8)
+    annotation[5, 3], annotation[9, 1] = 5, 0
+    one = lesson(*given, np.array([0, 5], np.uint8), annotation)
     assert one.asked.tolist() == [4], "the second slot's class"
-    one = lesson(
-        np.zeros((3, 4, 4), np.float16),
-        np.zeros((16, 8, 3), np.uint8),
-        Target(slot, weight),
-        np.array([5], np.uint8),
+    assert np.argwhere(one.marked).tolist() == [[0, 1, 0]], (
+        "the cell of its mark; no other class, and not the ground"
     )
+    one = lesson(*given, np.array([5], np.uint8), annotation)
     assert one.target[0, 0, 0] == pytest.approx(8 / 12)
     assert one.weight[0, 0] == pytest.approx(0.5 * 12 / 16)
     assert (one.weight[:, 2:] == 0).all(), "beyond the image"
@@ -135,48 +95,11 @@ def test_the_longer_side_spans_all_cells(size):
     assert not np.ptp(seen, axis=0).any(), "nothing changes from row to row"
 
 
-def test_it_is_trusted_as_far_as_it_is_right_about_others():
-    taught, unseen = lessons(range(40)), lessons(range(100, 130))
-    net = teach(taught, 2, steps=200, seed=0, device=CPU)
-    assert net.trust.tolist() == [0, 0], "in nothing, as long as nobody has looked"
-    right = trust_in(net, taught, unseen)
-    assert (right > 0.8).all()
-    noise = [one._replace(feature=np.random.default_rng(n).normal(size=one.feature.shape).astype(np.float16))
-             for n, one in enumerate(taught[:8])]  # fmt: skip
-    lost = trust_in(teach(noise, 2, steps=200, seed=0, device=CPU), noise, unseen)
-    assert (lost < 0.3).all(), "who learned nothing is hardly heard"
-    net.trust.copy_(torch.tensor([0.5, 0.0]))
-    feature, image = scene(7, 1)[:2]
-    half, none = asked(net, feature, image, np.array([1, 2], np.uint8))
-    assert (none == 0.5).all()
-    whole = asked(trusted(net), feature, image, np.array([1], np.uint8))[0]
-    np.testing.assert_allclose(half - 0.5, (whole - 0.5) / 2, atol=1e-6)
-
-
-def test_a_class_that_only_the_judged_images_show_is_not_spoken_of():
-    """Its teachers, good ones among them, know no such class, and would vote it away."""
-    taught = [lesson(*scene(seed, 1 if seed % 2 else 0)[:4]) for seed in range(20)]
-    unseen = lessons(range(100, 112))  # class 2 among them
-    net = teach(taught, 2, steps=200, seed=0, device=CPU)
-    trust = trust_in(net, taught, unseen)
-    assert trust[0] > 0.8
-    assert trust[1] == 0
-    assert trust_in(net, taught, taught)[1] == 0, "and a class that nobody shows"
-    assert trust_in(net, taught, []).tolist() == [0, 0]
-
-
 def test_the_features_of_another_sam_are_refused():
     net = Appearance(4, 1)
     image, classes = np.zeros((8, 8, 3), np.uint8), np.array([1], np.uint8)
     with pytest.raises(ValueError, match=r"4 channels, and this SAM gives 6.*train_fusion\.checkpoint"):
         asked(net, np.zeros((6, CELLS, CELLS), np.float16), image, classes)
-
-
-@pytest.mark.parametrize(("value", "expected"), [([0, 1, 2, 3], 1), ([3, 2, 1, 0], 0), ([1, 1, 1, 1], 0.5)])
-def test_auroc_of_cells(value, expected):
-    share = np.array([0, 0, 1, 1.0])
-    assert _auroc(np.array(value, float), share, np.array([1, 0.5, 0.1, 1])) == pytest.approx(expected)
-    assert _auroc(np.array(value, float), np.zeros(4), np.ones(4)) == 0.5
 
 
 @pytest.mark.parametrize("size", [(64, 64), (60, 40)])
@@ -234,7 +157,7 @@ def test_a_step_sees_windows_of_what_is_known():
     target = np.zeros((1, 60, 60), np.float32)
     target[0, 50, 3] = 1
     place = np.arange(3600, dtype=np.float32).reshape(1, 60, 60)
-    one, rng = Lesson(place, np.array([0]), target, weight), np.random.default_rng(0)
+    one, rng = Lesson(place, np.array([0]), target, weight, target > 0), np.random.default_rng(0)
     seen = [_window(rng, one) for _ in range(200)]
     assert all(w.feature.shape == (1, WINDOW, WINDOW) and w.target.shape == (1, WINDOW, WINDOW) for w in seen)
     assert all(w.weight.any() for w in seen)
@@ -250,7 +173,9 @@ def test_a_step_sees_windows_of_what_is_known():
     assert len({w.feature[0, 0, 0] for w in seen}) > 60
     for w in seen:  # what belongs together stays together
         assert np.array_equal(w.target[0] == 1, w.feature[0] == place[0, 50, 3])
-    small = _window(rng, Lesson(place[:, :8, :8], np.zeros(0, int), target[:0, :8, :8], weight[:8, :8]))
+        assert np.array_equal(w.marked, w.target > 0)
+    none = target[:0, :8, :8]
+    small = _window(rng, Lesson(place[:, :8, :8], np.zeros(0, int), none, weight[:8, :8], none > 0))
     assert small.feature.shape == (1, 8, 8)
     assert small.target.shape == (0, 8, 8)
 

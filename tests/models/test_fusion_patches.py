@@ -100,13 +100,17 @@ def test_sam_is_not_heard_where_it_missed_a_piece():
 def test_beside_marks_the_look_says_less_and_sam_as_much():
     evidence = np.full((2, len(EVIDENCE), 3, 4), 0.9, np.float32)
     marks = np.full((3, 4), UNKNOWN, np.uint8)
-    classes = np.array([2, 5], np.uint8)
-    np.testing.assert_array_equal(heard(evidence, np.ones((3, 4)), marks, classes), evidence)
+    classes, confirmed = np.array([2, 5], np.uint8), np.ones(2, np.float32)
+    np.testing.assert_array_equal(heard(evidence, np.ones((3, 4)), marks, classes, confirmed), evidence)
     marks[1, 1] = 5
-    found = heard(evidence, np.ones((3, 4)), marks, classes)
+    found = heard(evidence, np.ones((3, 4)), marks, classes, confirmed)
     np.testing.assert_array_equal(found[0], evidence[0])
     np.testing.assert_array_equal(found[1, :3], evidence[1, :3])
     np.testing.assert_allclose(found[1, 3], 0.5 + 0.4 * BESIDE_MARKS)
+    confirmed[:] = 0, 0.5
+    found = heard(evidence, np.ones((3, 4)), marks, classes, confirmed)
+    np.testing.assert_allclose(found[1, 3], 0.5 + 0.2 * BESIDE_MARKS)
+    np.testing.assert_array_equal(found[0], evidence[0], "where the image has no mark, marks refute nothing")
 
 
 def test_of_a_marked_image_the_look_reaches_the_patches_as_it_reaches_the_stage():
@@ -116,6 +120,8 @@ def test_of_a_marked_image_the_look_reaches_the_patches_as_it_reaches_the_stage(
     patch = cut(given, 70, 1, 0, look, **RULES)[0]
     assert set(np.unique(patch.evidence[0, 3])) == {round(0.9 * 255)}
     assert set(np.unique(patch.evidence[1, 3])) == {round((0.5 + 0.4 * BESIDE_MARKS) * 255)}
+    refuted = cut(given, 70, 1, 0, look, np.zeros(2, np.float32), **RULES)[0]
+    assert set(np.unique(refuted.evidence[1, 3])) == {128}
 
 
 def test_a_batch_shows_each_patch_twice_turned_with_its_target():

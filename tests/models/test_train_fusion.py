@@ -143,7 +143,8 @@ def test_a_fold_is_untouched_by_its_own_images(tmp_path):
     before, after = (_trained(records, tmp_path / name) for records, name in ((RECORDS, "a"), (changed, "b")))
     for tensors in (before, after):
         assert all(0 <= tensors.pop(f"nets.{n}.bound") <= BOUND for n in range(FOLDS))
-        assert all(0 <= tensors.pop(f"appearances.{n}.trust") <= 1 for n in range(FOLDS))
+        for name in ("trust", "confirmed"):
+            assert all(0 <= tensors.pop(f"appearances.{n}.{name}") <= 1 for n in range(FOLDS))
     same = [name for name in before if torch.equal(before[name], after[name])]
     for part, changes in (("nets", "stem"), ("appearances", "narrow")):
         own = [name for name in before if name.startswith(f"{part}.{fold}.")]
@@ -300,7 +301,7 @@ def test_the_state_goes_round():
 
 
 def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
-    taught, trusted = [], []
+    taught, trusted, asked = [], [], []
 
     def teach(lessons, classes, **how):
         taught.append((lessons, classes, how["seed"]))
@@ -311,7 +312,13 @@ def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
         return np.array([0.25], np.float32)
 
     monkeypatch.setattr(fusion_records, "teach", teach)
+
+    def confirmed_in(net, unseen):
+        asked.append(unseen)
+        return np.array([0.5], np.float32)
+
     monkeypatch.setattr(fusion_records, "trust_in", trust_in)
+    monkeypatch.setattr(fusion_records, "confirmed_in", confirmed_in)
     lessons, folds = lessons_of(RECORDS, QUICK)
     found = appearances(parted(lessons, folds), QUICK, torch.device("cpu"))
     for fold, (others_, classes, seed) in enumerate(taught):
@@ -322,8 +329,10 @@ def test_nobody_judges_the_look_of_what_taught_it(monkeypatch):
         assert not own & foreign
         assert trusted[fold][0] is others_
         assert {one.feature.tobytes() for one in trusted[fold][1]} == own
+        assert asked[fold] is trusted[fold][1]
         assert (classes, seed) == (1, fold)
     assert [net.trust.tolist() for net in found] == [[0.25]] * FOLDS
+    assert [net.confirmed.tolist() for net in found] == [[0.5]] * FOLDS
     assert parted(lessons, [0] * len(lessons)) == []
     assert len(taught) == FOLDS, "where nobody else is there to teach, nobody judges"
 

@@ -1,4 +1,5 @@
 import contextlib
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -32,6 +33,29 @@ def group(tmp_path, values):
 def test_what_is_written_is_read_back(group, values):
     for name, value in values.items():
         np.testing.assert_array_equal(read_array(group, name), value)
+
+
+@pytest.mark.parametrize("piece", [1, 25_000, 50_000, 1 << 20])
+def test_in_pieces_it_is_the_same(group, values, monkeypatch, piece):
+    """p1 has 12 kB an image, cam 48 kB."""
+    monkeypatch.setattr("storage.arrays.PIECE", piece)
+    for name, value in values.items():
+        found = read_array(group, name)
+        np.testing.assert_array_equal(found, value)
+        assert found.dtype == value.dtype
+
+
+def test_reading_holds_little_more_than_the_array(tmp_path, monkeypatch):
+    """Not the compressed file beside it, as zarr does."""
+    value = np.random.default_rng(0).integers(0, 256, (64, 256, 512), np.uint8)  # 8 MB that cannot be compressed
+    write_group(tmp_path / "b.zarr", [LABEL], {"p1": value}, {})
+    monkeypatch.setattr("storage.arrays.PIECE", 1 << 20)
+    read_array(tmp_path / "b.zarr", "p1")  # what is imported and kept at the first time
+    tracemalloc.start()
+    read_array(tmp_path / "b.zarr", "p1")
+    most = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert most < 2 * value.nbytes  # 1.5 here, and 3.2 in one piece
 
 
 def test_xarray_opens_a_group_as_it_is(group, values):

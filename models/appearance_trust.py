@@ -1,0 +1,79 @@
+"""How far the look of defects is listened to: as far as it is right about images that did not teach it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from models.appearance import Appearance, Lesson, judged
+
+
+@torch.inference_mode()
+def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]) -> np.ndarray:
+    """How far a network may be listened to: how well it tells defects from ground in images that did not teach it.
+
+    For each class, 2 AUROC - 1 over the cells of the unseen images that are asked for it: 1 where every cell of a defect
+    lies above all others, 0 where they lie in no order. A class that no teacher shows gets 0, and so does one that no
+    unseen image shows. One number a class is read off the images that the network will judge; no weight is, and no mask.
+    taught, unseen: what the network learned from, and the others. Returns (class,) float32 in [0, 1].
+    """
+    trust = np.zeros(len(net.trust), np.float32)
+    shown = {int(k) for one in taught for k in one.asked[_shows(one)]}
+    found: dict[int, list[np.ndarray]] = {k: [] for k in shown}
+    for one in unseen:
+        if len(one.asked):
+            x = torch.from_numpy(one.feature).to(net.mean.device).float()[None]
+            logits = judged(net, x).cpu().numpy()  # (class, h, w)
+            for k, target in zip(one.asked.tolist(), one.target, strict=True):
+                if k in shown:
+                    known = one.weight > 0
+                    found[k].append(np.stack([logits[k][known], target[known], one.weight[known]]))
+    for k, cells in found.items():
+        if cells:
+            trust[k] = max(0.0, 2 * _auroc(*np.concatenate(cells, 1)) - 1)
+    return trust
+
+
+@torch.inference_mode()
+def confirmed_in(net: Appearance, unseen: Sequence[Lesson]) -> np.ndarray:
+    """How far a network may be listened to beside a user's marks: as far as it knows of what they marked.
+
+    What a user marked is a defect, the one thing that is known without a mask; CAM and SAM, from which the network learned,
+    may have missed the like of it in every image. So of each class 2 s - 1 is taken, where s is the share of marked cells that
+    it calls a defect: in images that did not teach it, each image counting alike, and at least as surely as SAM's outline
+    fills the cell half. 1 for a class that none of them marks.
+
+    It holds beside marks alone: users mark where the pipeline was wrong, and elsewhere the network may be right.
+    unseen: the images that the network will judge. Returns (class,) float32 in [0, 1].
+    """
+    shares: dict[int, list[float]] = {}
+    for one in unseen:
+        cells = one.marked & (
+            one.target > 0
+        )  # where SAM, asked there, found nothing, there is no outline to know
+        if cells.any():
+            x = torch.from_numpy(one.feature).to(net.mean.device).float()[None]
+            found = torch.sigmoid(judged(net, x)).cpu().numpy()  # (class, h, w)
+            for k, here, target in zip(one.asked.tolist(), cells, one.target, strict=True):
+                if k < len(found) and here.any():
+                    shares.setdefault(k, []).append(float((found[k] >= target / 2)[here].mean()))
+    confirmed = np.ones(len(net.confirmed), np.float32)
+    for k, of_images in shares.items():
+        confirmed[k] = max(0.0, 2 * float(np.mean(of_images)) - 1)
+    return confirmed
+
+
+def _shows(one: Lesson) -> np.ndarray:
+    """Which of the classes that an image is asked for it shows somewhere: (asked,) bool."""
+    return np.asarray((one.target * one.weight).sum((1, 2)) > 0)
+
+
+def _auroc(value: np.ndarray, share: np.ndarray, weight: np.ndarray) -> float:
+    """Chance that a cell of a defect lies above one of ground; each counts by its share and weight. 0.5 without either."""
+    place = np.unique(value, return_inverse=True)[1]  # cells of equal value are in no order
+    defect, ground = (np.bincount(place, weight * part) for part in (share, 1 - share))
+    if not defect.sum() or not ground.sum():
+        return 0.5
+    return float((defect * (ground.cumsum() - ground / 2)).sum() / (defect.sum() * ground.sum()))
