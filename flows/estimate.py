@@ -13,9 +13,8 @@ import numpy as np
 from rich.console import Console
 
 from flows.config import Config
-from flows.networks import load_model, precision_of
+from flows.networks import TRAINED, load_model, precision_of
 from flows.plan import Plan, unkept
-from flows.steps import TRAINED
 from models.sam_shapes import embedding_shape, input_side
 from storage.arrays import ArraySpec
 from storage.catalog import ImageRow

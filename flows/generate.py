@@ -14,10 +14,11 @@ from flows import server
 from flows.begin import all_steps
 from flows.config import Config, load_config
 from flows.estimate import refuse_full_disk
+from flows.networks import TRAINED
 from flows.outcome import Selection, Summary
 from flows.progress import bars
 from flows.runners import Prefect
-from flows.steps import TRAINED, Run
+from flows.steps import Run
 from storage.store import Store
 from tasks.registry import stages
 from tasks.stage import ModelKind, Stage

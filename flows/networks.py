@@ -17,6 +17,8 @@ from storage.store import Store
 from tasks.stage import ModelKind
 
 PROMOTED = "promoted.json"
+TRAINED: tuple[ModelKind, ...] = ("vit", "fusion")
+"""Those that a run trains itself, in the order in which they learn from each other."""
 
 
 class NoNetworkError(RuntimeError):

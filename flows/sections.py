@@ -210,7 +210,8 @@ class TrainFusionConfig(Section):
     min_steps: int = Field(default=60, ge=1)
     """Fewest steps of each fold's network."""
     max_steps: int = Field(default=200, ge=1)
-    """Most steps of each fold's network: some two minutes of two cores for both. The look's may take three times as many."""
+    """Most steps of each fold's network, also where min_steps is more: some two minutes of two cores for both. The look's may
+    take three times as many."""
     batch: int = Field(default=8, ge=2)
     """Views a step, two of each patch; even. It changes what is learned."""
     crop: int = Field(default=128, ge=16)

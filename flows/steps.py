@@ -16,7 +16,7 @@ from flows import training
 from flows.catalogue import refresh
 from flows.config import Config
 from flows.execute import STOPS, Job
-from flows.networks import model_digest, pinned, prepare
+from flows.networks import TRAINED, model_digest, pinned, prepare
 from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
 from flows.progress import Bars
@@ -30,7 +30,6 @@ LEAST_SECONDS = 5.0
 """Work of one task run: shorter ones cost more in bookkeeping than they gain, and are lost from records."""
 MOST_TASKS = 400
 """Task runs of one stage in one flow run: Prefect keeps memory for each."""
-TRAINED: tuple[ModelKind, ...] = ("vit", "fusion")
 
 
 class Run:

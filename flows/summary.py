@@ -13,7 +13,7 @@ from rich.table import Table
 
 from flows.catalogue import RANGE
 from flows.config import Config, build_config
-from flows.networks import model_digest
+from flows.networks import TRAINED, model_digest, pinned, promoted
 from flows.outcome import LISTED, Summary
 from flows.plan import Plan
 from flows.progress import of_so_many
@@ -112,7 +112,8 @@ def plan_of(store: Store, config: Config) -> Plan:
 def print_status(root: Path, console: Console) -> None:
     """Stage × blocks: fresh, stale, failed, missing, and why."""
     store = Store.existing(root)
-    plan = plan_of(store, stored_config(store))
+    config = stored_config(store)
+    plan = plan_of(store, config)
     table = Table(
         "stage",
         "fresh",
@@ -129,7 +130,26 @@ def print_status(root: Path, console: Console) -> None:
         cells = [str(counts[state] or "·") for state in ("fresh", "stale", "failed", "missing")]
         table.add_row(stage, *cells, why)
     console.print(table)
+    _print_networks(store, config, console)
     _print_images(store, plan, console)
+
+
+def _print_networks(store: Store, config: Config, console: Console) -> None:
+    """Which trained networks are in use, from how many images and since when, and whether one can be taken back."""
+    for kind in TRAINED:
+        path, entry = pinned(config, kind), promoted(store, kind)
+        if path is not None:
+            text = f"{path} (config: train_{kind}.checkpoint)"
+        elif entry is None:
+            text = "not trained yet; `bluemask run` does it"
+        else:
+            count = len(entry["data"])
+            text = f"{entry['digest'][:12]}, trained on {count} {of_so_many('images', count)}, in use since {entry['made']}"
+            if entry.get("before"):
+                text += (
+                    f"; `bluemask rollback {store.name} {kind}` takes back {entry['before']['digest'][:12]}"
+                )
+        console.print(f"{kind} network: {text}", highlight=False, markup=False, soft_wrap=True)
 
 
 def _print_images(store: Store, plan: Plan, console: Console) -> None:

@@ -9,9 +9,8 @@ from rich.console import Console
 
 from flows.config import Config
 from flows.execute import BlockError, Job
-from flows.networks import PROMOTED
+from flows.networks import PROMOTED, TRAINED
 from flows.promotion import rollback
-from flows.steps import TRAINED
 from flows.summary import plan_of, stored_config
 from storage.catalog import live_blocks, load
 from storage.lock import reviews_lock

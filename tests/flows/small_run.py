@@ -13,8 +13,9 @@ import yaml
 
 import bluemask
 from flows.config import Config, load_config
+from flows.networks import TRAINED
 from flows.plan import deferred
-from flows.steps import TRAINED, Run
+from flows.steps import Run
 from models.surfaces import generate
 from storage.lock import writer_lock
 from storage.store import Store

@@ -9,6 +9,7 @@ import pytest
 import xarray
 from small_run import draw
 
+from flows.networks import promoted
 from flows.plan import fingerprint
 from flows.summary import plan_of, stored_config
 from storage.catalog import load
@@ -207,6 +208,10 @@ def test_status_tells_how_it_stands(site):
     assert result.returncode == 0
     assert "never done" in result.stdout
     assert "blob/broken.png" in result.stdout
+    digest = promoted(site.store, "vit")["digest"][:12]
+    count = sum(row.status == "active" for row in load(site.store))
+    assert f"vit network: {digest}, trained on {count} images, in use since 20" in result.stdout
+    assert "fusion network: " in result.stdout
 
 
 def test_fingerprint_sees_every_part():

@@ -47,7 +47,9 @@ def test_in_pieces_it_is_the_same(group, values, monkeypatch, piece):
 
 def test_reading_holds_little_more_than_the_array(tmp_path, monkeypatch):
     """Not the compressed file beside it, as zarr does."""
-    value = np.random.default_rng(0).integers(0, 256, (64, 256, 512), np.uint8)  # 8 MB that cannot be compressed
+    value = np.random.default_rng(0).integers(
+        0, 256, (64, 256, 512), np.uint8
+    )  # 8 MB that cannot be compressed
     write_group(tmp_path / "b.zarr", [LABEL], {"p1": value}, {})
     monkeypatch.setattr("storage.arrays.PIECE", 1 << 20)
     read_array(tmp_path / "b.zarr", "p1")  # what is imported and kept at the first time
