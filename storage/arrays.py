@@ -16,8 +16,8 @@ from zarr.codecs import Crc32cCodec, ZstdCodec
 Kind = Literal["image", "label map", "probability", "flag", "vote", "coordinate", "embedding", "number"]
 TILE = 512
 """Side of an inner chunk, in pixels, where an image is larger than that."""
-PIECE = 16 << 20
-"""Bytes of an array that are read at a time."""
+PIECE = 32 << 20
+"""Bytes of an array from which on it has several shards, and that are read at a time."""
 
 
 class ArraySpec(BaseModel):
@@ -72,19 +72,33 @@ def content_digest(value: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _shards(shape: Sequence[int], chunks: Sequence[int]) -> tuple[int, ...]:
-    """One shard an array: its shape rounded up to whole chunks."""
-    return tuple(-(-max(n, 1) // c) * c for n, c in zip(shape, chunks, strict=True))
+def _together(images: int, size: int) -> int:
+    """Images of an array that are written and read at a time: as even parts as can be, of about PIECE bytes at the most.
+
+    size: bytes of the array.
+    """
+    parts = max(1, -(-size // PIECE))
+    return max(1, -(-images // parts))
+
+
+def _shards(shape: Sequence[int], chunks: Sequence[int], size: int) -> tuple[int, ...]:
+    """Whole images, all of them where they are small: zarr makes a shard in memory, beside its chunks.
+
+    chunks: shape of one; size: bytes of the array.
+    """
+    rest = (-(-max(n, 1) // c) * c for n, c in zip(shape[1:], chunks[1:], strict=True))
+    return (_together(shape[0], size), *rest)
 
 
 def _create(group: zarr.Group, spec: ArraySpec, value: np.ndarray) -> None:
     chunks = spec.chunks(value.shape)
+    shards = _shards(value.shape, chunks, value.nbytes)
     array = group.create_array(
         spec.name,
         shape=value.shape,
         dtype=spec.dtype,
         chunks=chunks,
-        shards=_shards(value.shape, chunks),
+        shards=shards,
         # without a checksum on every inner chunk a flipped bit comes back in silence
         compressors=[ZstdCodec(level=3), Crc32cCodec()],
         fill_value=spec.fill,
@@ -94,7 +108,8 @@ def _create(group: zarr.Group, spec: ArraySpec, value: np.ndarray) -> None:
         # an absent chunk would read as fill, that is, as "no defect": so every chunk is written
         config={"write_empty_chunks": True},
     )
-    array[...] = value
+    for start in range(0, len(value), shards[0]):  # zarr would make all of them at once
+        array[start : start + shards[0]] = value[start : start + shards[0]]
 
 
 def write_group(
@@ -146,13 +161,11 @@ def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
 def read_array(place: Path | ZarrStore, name: str) -> np.ndarray:
     """Read one array of a group whole. Raises what zarr raises where a checksum does not match.
 
-    A few images at a time: at once zarr would hold the whole compressed file beside what it makes of it, twice the memory.
+    A shard at a time: at once zarr would hold all compressed files beside what it makes of them, twice the memory.
     """
     found = open_array(place, name)
-    if found.nbytes <= PIECE:
-        return np.asarray(found[...])
     whole = np.empty(found.shape, found.dtype)
-    step = max(1, PIECE * len(whole) // whole.nbytes)
+    step = _together(len(whole), whole.nbytes)  # of older arrays, which have one shard, a part of it
     for start in range(0, len(whole), step):
         whole[start : start + step] = found[start : start + step]
     return whole

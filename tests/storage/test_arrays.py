@@ -35,29 +35,44 @@ def test_what_is_written_is_read_back(group, values):
         np.testing.assert_array_equal(read_array(group, name), value)
 
 
-@pytest.mark.parametrize("piece", [1, 25_000, 50_000, 1 << 20])
-def test_in_pieces_it_is_the_same(group, values, monkeypatch, piece):
-    """p1 has 12 kB an image, cam 48 kB."""
-    monkeypatch.setattr("storage.arrays.PIECE", piece)
+@pytest.mark.parametrize(("written", "files"), [(1, 3), (25_000, 3), (100_000, 2), (1 << 20, 1)])
+@pytest.mark.parametrize("read", [1, 25_000, 100_000, 1 << 20])
+def test_in_pieces_it_is_the_same(tmp_path, values, monkeypatch, written, files, read):
+    """144 kB of three images: however many of them share a shard, and however many are read at a time."""
+    monkeypatch.setattr("storage.arrays.PIECE", written)
+    digests = write_group(tmp_path / "a.zarr", [LABEL, CAM], values, {})
+    assert len(list((tmp_path / "a.zarr/cam/c").glob("*"))) == files
+    monkeypatch.setattr("storage.arrays.PIECE", read)
     for name, value in values.items():
-        found = read_array(group, name)
+        found = read_array(tmp_path / "a.zarr", name)
         np.testing.assert_array_equal(found, value)
         assert found.dtype == value.dtype
+        assert digests[name] == content_digest(value)
 
 
-def test_reading_holds_little_more_than_the_array(tmp_path, monkeypatch):
-    """Not the compressed file beside it, as zarr does."""
+def test_an_array_of_nothing_is_read_back(tmp_path):
+    nothing = np.zeros((0, 8, 8), np.uint8)
+    write_group(tmp_path / "n.zarr", [LABEL], {"p1": nothing}, {})
+    assert read_array(tmp_path / "n.zarr", "p1").shape == (0, 8, 8)
+
+
+def test_writing_and_reading_hold_little_more_than_the_array(tmp_path, monkeypatch):
+    """Not all chunks, and all that is made of them, beside it, as zarr does."""
     value = np.random.default_rng(0).integers(
         0, 256, (64, 256, 512), np.uint8
     )  # 8 MB that cannot be compressed
-    write_group(tmp_path / "b.zarr", [LABEL], {"p1": value}, {})
     monkeypatch.setattr("storage.arrays.PIECE", 1 << 20)
-    read_array(tmp_path / "b.zarr", "p1")  # what is imported and kept at the first time
-    tracemalloc.start()
-    read_array(tmp_path / "b.zarr", "p1")
-    most = tracemalloc.get_traced_memory()[1]
-    tracemalloc.stop()
-    assert most < 2 * value.nbytes  # 1.5 here, and 3.2 in one piece
+    for n in range(2):  # what is imported and kept at the first time does not count
+        tracemalloc.start()
+        write_group(tmp_path / f"{n}.zarr", [LABEL], {"p1": value}, {})
+        written = tracemalloc.get_traced_memory()[1]
+        tracemalloc.reset_peak()
+        before = tracemalloc.get_traced_memory()[0]
+        read_array(tmp_path / f"{n}.zarr", "p1")
+        read = tracemalloc.get_traced_memory()[1] - before
+        tracemalloc.stop()
+    assert written < value.nbytes  # 0.4 of it, and 2.0 in one piece
+    assert read < 2 * value.nbytes  # 1.5, and 4.2
 
 
 def test_xarray_opens_a_group_as_it_is(group, values):
