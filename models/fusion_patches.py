@@ -95,7 +95,7 @@ def cut(
     count: int,
     seed: int,
     look: np.ndarray | None = None,
-    confirmed: np.ndarray | None = None,
+    others: np.ndarray | None = None,
     **rules: float,
 ) -> list[Patch]:
     """Cut patches from one image at places that its digest and the seed decide.
@@ -103,7 +103,7 @@ def cut(
     record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight, annotation
     (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
     there is one. side: of a patch, in pixels; count: of patches; look: (used slot, y, x) in [0, 1] of
-    `models.appearance.look`, None says nothing; confirmed: (used slot,), of `heard`; rules: abstain, top and floor of `agreement`.
+    `models.appearance.look`, None says nothing; others: (used slot,), of `others_heard`, None is all; rules: abstain, top and floor of `agreement`.
     """
     target = target_of(record, **rules)
     used = record["slot_class"] > 0
@@ -112,9 +112,9 @@ def cut(
         look = np.full((len(said), *said.shape[2:]), UNSAID[3], np.float32)
     evidence = np.concatenate([said, look[:, None]], 1)
     # as in the stage
-    if confirmed is None:
-        confirmed = np.ones(len(said), np.float32)
-    evidence = heard(evidence, record["weight"], record["annotation"], record["slot_class"][used], confirmed)
+    if others is None:
+        others = np.ones(len(said), np.float32)
+    evidence = heard(evidence, record["weight"], record["annotation"], record["slot_class"][used], others)
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, len(EVIDENCE), *target.slot.shape), np.float32)
     rng = np.random.default_rng([seed, *record["sha256"]])

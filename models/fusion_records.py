@@ -11,7 +11,7 @@ import torch
 
 from models.appearance import Appearance, Lesson, lesson, look, steps_of, teach
 from models.appearance_trust import confirmed_in, trust_in
-from models.fusion import FOLDS, Fusion, confirmed_of, fold_of
+from models.fusion import FOLDS, Fusion, fold_of, others_heard
 from models.fusion_patches import Patch, Record, cut, target_of
 from models.spool import Part, Spool
 
@@ -141,16 +141,14 @@ def collect(
     patches = Spool(Patch, folder)
     for n in range(0, len(records), stride):
         record = records[n]
-        seen = confirmed = None
+        seen = heard = None
         if looking:
             net, used = looking[fold_of(record["sha256"])], record["slot_class"] > 0
             seen = look(
                 net, record["feature"], record["image"], record["slot_class"][used], record["mean"][used], record["weight"]
             )  # fmt: skip
-            confirmed = confirmed_of(net, record["slot_class"][used])
-        patches.extend(
-            cut(record, recipe.crop, max(1, count), recipe.seed, seen, confirmed, **_rules(recipe))
-        )
+            heard = others_heard(net, record["annotation"], record["slot_class"][used])
+        patches.extend(cut(record, recipe.crop, max(1, count), recipe.seed, seen, heard, **_rules(recipe)))
     return patches
 
 

@@ -46,7 +46,7 @@ def fuse(
 
     image: (image, y, x, channel=3) uint8; size: (image, extent=2); slot_class: (image, slot) uint8, 0 unused;
     annotation: (image, y, x) uint8 label map of what the user marked, 255 where nothing: marked pixels stand in P as
-    they are, with confidence 1, and of a class that is marked in an image CAM and look have less of a say (see `heard`).
+    they are, with confidence 1, and of a class that is marked in an image CAM, look and network have less of a say (see `heard`).
     cam, mean, entropy: (image, slot, y, x) in [0, 1]; weight: (image, y, x), 0 where nobody knows;
     score: (image, class), probability;
     feature: (image, d, h, w), SAM's features; sha256: (image, byte=32).
@@ -58,7 +58,7 @@ def fuse(
     """
     from models.agreement import marked
     from models.appearance import look
-    from models.fusion import confirmed_of, fold_of, heard, probabilities
+    from models.fusion import fold_of, heard, others_heard, probabilities
     from models.guided import guided, radius_of
 
     count, rows, columns = image.shape[:3]
@@ -78,11 +78,13 @@ def fuse(
         looking = model.appearance(fold)
         seen = look(looking, feature[n], image[inside], classes, parts[1], weight[inside])
         evidence = np.stack([*parts, seen], 1)
+        others = others_heard(looking, annotation[inside], classes)
         share = probabilities(
             model,
             image[inside],
-            heard(evidence, weight[inside], annotation[inside], classes, confirmed_of(looking, classes)),
+            heard(evidence, weight[inside], annotation[inside], classes, others),
             fold,
+            others,
             views=views,
             precision=precision,
         )
@@ -145,7 +147,7 @@ def confidence_of(share: np.ndarray, decided: np.ndarray, doubts: np.ndarray, ca
 
 STAGE = Stage(
     name="fuse",
-    version=15,
+    version=16,
     function=fuse,
     reads=(
         "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",

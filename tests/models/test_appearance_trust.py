@@ -5,9 +5,10 @@ import pytest
 import torch
 from look_scenes import CPU, asked, lesson_of, lessons, scene, trusted
 
+from models.agreement import UNKNOWN
 from models.appearance import teach
 from models.appearance_trust import _auroc, confirmed_in, trust_in
-from models.fusion import confirmed_of
+from models.fusion import BESIDE_MARKS, others_heard
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -73,8 +74,12 @@ def test_a_mark_of_a_class_that_came_later_says_nothing():
     later = lesson_of(101, 1, mark=True)._replace(asked=np.array([2]))
     assert confirmed_in(net, [later]).tolist() == [1, 1]
     net.confirmed.copy_(torch.tensor([0.5, 0.25]))
-    assert confirmed_of(net, np.array([2, 3, 1], np.uint8)).tolist() == [0.25, 1, 0.5]
-    assert confirmed_of(None, np.array([2], np.uint8)).tolist() == [1]
+    marks = np.array([[1, 2, 3, UNKNOWN]], np.uint8)
+    found = others_heard(net, marks, np.array([2, 3, 1, 4], np.uint8))
+    assert found.tolist() == [0.25 * BESIDE_MARKS, BESIDE_MARKS, 0.5 * BESIDE_MARKS, 1], (
+        "the fourth is not marked here"
+    )
+    assert others_heard(None, marks, np.array([2, 4], np.uint8)).tolist() == [BESIDE_MARKS, 1]
 
 
 @pytest.mark.parametrize(("value", "expected"), [([0, 1, 2, 3], 1), ([3, 2, 1, 0], 0), ([1, 1, 1, 1], 0.5)])

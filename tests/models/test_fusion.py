@@ -18,6 +18,7 @@ from models.fusion import (
     planes,
     probabilities,
     reflect,
+    said_of,
     turned,
     turned_back,
 )
@@ -73,6 +74,23 @@ def test_slots_share_one_network(model):
     image, evidence = picture(slots=2)
     share, swapped = (probabilities(model, image, e, 0) for e in (evidence, evidence[::-1]))
     np.testing.assert_allclose(share[[0, 2, 1]], swapped, atol=1e-5)
+
+
+def test_of_a_marked_class_the_convolutions_say_less(model):
+    image, evidence = picture(slots=3)
+
+    def odds(others):
+        share = probabilities(model, image, evidence, 0, others)
+        return np.log(share[1:]) - np.log(share[0])
+
+    x = np.stack([planes(image, slot, contrast(image)) for slot in evidence])
+    said, whole = said_of(torch.from_numpy(x)).numpy(), odds(None)
+    assert np.abs(whole - said).max() > 0.1, "they do say something"
+    found = odds(np.array([1, 0.25, 0], np.float32))
+    np.testing.assert_allclose(
+        found, said + np.array([1, 0.25, 0])[:, None, None] * (whole - said), atol=1e-4
+    )
+    np.testing.assert_array_equal(odds(np.ones(3, np.float32)), whole)
 
 
 def test_each_fold_has_its_own_network(model):

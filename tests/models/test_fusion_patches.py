@@ -2,9 +2,11 @@ import hashlib
 
 import numpy as np
 import pytest
+import torch
 
 from models.agreement import UNKNOWN
-from models.fusion import BESIDE_MARKS, CHANNELS, EVIDENCE, heard, turned_back
+from models.appearance import Appearance
+from models.fusion import BESIDE_MARKS, CHANNELS, EVIDENCE, heard, others_heard, turned_back
 from models.fusion_patches import batch, cut, digest_of_patches, rob
 
 RULES = {"abstain": 0.3, "top": 0.01, "floor": 0.1}
@@ -100,15 +102,19 @@ def test_sam_is_not_heard_where_it_missed_a_piece():
 def test_beside_marks_the_look_says_less_and_sam_as_much():
     evidence = np.full((2, len(EVIDENCE), 3, 4), 0.9, np.float32)
     marks = np.full((3, 4), UNKNOWN, np.uint8)
-    classes, confirmed = np.array([2, 5], np.uint8), np.ones(2, np.float32)
-    np.testing.assert_array_equal(heard(evidence, np.ones((3, 4)), marks, classes, confirmed), evidence)
+    classes, net = np.array([2, 5], np.uint8), Appearance(4, 5)
+
+    def heard_of():
+        return heard(evidence, np.ones((3, 4)), marks, classes, others_heard(net, marks, classes))
+
+    np.testing.assert_array_equal(heard_of(), evidence)
     marks[1, 1] = 5
-    found = heard(evidence, np.ones((3, 4)), marks, classes, confirmed)
+    found = heard_of()
     np.testing.assert_array_equal(found[0], evidence[0])
     np.testing.assert_array_equal(found[1, :3], evidence[1, :3])
     np.testing.assert_allclose(found[1, 3], 0.5 + 0.4 * BESIDE_MARKS)
-    confirmed[:] = 0, 0.5
-    found = heard(evidence, np.ones((3, 4)), marks, classes, confirmed)
+    net.confirmed[:] = torch.tensor([1, 0, 1, 1, 0.5])
+    found = heard_of()
     np.testing.assert_allclose(found[1, 3], 0.5 + 0.2 * BESIDE_MARKS)
     np.testing.assert_array_equal(found[0], evidence[0], "where the image has no mark, marks refute nothing")
 
@@ -117,10 +123,12 @@ def test_of_a_marked_image_the_look_reaches_the_patches_as_it_reaches_the_stage(
     given = record(classes=(2, 5))
     look = np.full((2, *given["p1"].shape), 0.9, np.float32)
     given["annotation"][25, 25] = 5
-    patch = cut(given, 70, 1, 0, look, **RULES)[0]
+    others = others_heard(None, given["annotation"], np.array([2, 5], np.uint8))
+    patch = cut(given, 70, 1, 0, look, others, **RULES)[0]
     assert set(np.unique(patch.evidence[0, 3])) == {round(0.9 * 255)}
     assert set(np.unique(patch.evidence[1, 3])) == {round((0.5 + 0.4 * BESIDE_MARKS) * 255)}
-    refuted = cut(given, 70, 1, 0, look, np.zeros(2, np.float32), **RULES)[0]
+    refuted = cut(given, 70, 1, 0, look, np.array([1, 0], np.float32), **RULES)[0]
+    assert set(np.unique(refuted.evidence[0, 3])) == {round(0.9 * 255)}
     assert set(np.unique(refuted.evidence[1, 3])) == {128}
 
 
