@@ -23,11 +23,23 @@ def settle_allocator() -> None:
     heaps once it has seen such freed. Measured over 1000 images of 128², training of the fusion apart: 1.53 GB at the most
     instead of 1.85, in the same time. Other C libraries are left as they are.
     """
-    if sys.platform == "linux":
-        library = ctypes.CDLL(None)
-        if hasattr(library, "gnu_get_libc_version"):
-            library.mallopt(ARENA_MAX, 1)
-            library.mallopt(MMAP_THRESHOLD, LARGE)
+    library = _glibc()
+    if library is not None:
+        library.mallopt(ARENA_MAX, 1)
+        library.mallopt(MMAP_THRESHOLD, LARGE)
+
+
+def give_back() -> None:
+    """Give the system the pages back that lie free between what is still in use: of smaller arrays, blocks leave many."""
+    library = _glibc()
+    if library is not None:
+        library.malloc_trim(0)
+
+
+def _glibc() -> ctypes.CDLL | None:
+    """The C library of this process, where it is glibc."""
+    library = ctypes.CDLL(None) if sys.platform == "linux" else None
+    return library if hasattr(library, "gnu_get_libc_version") else None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -16,6 +16,7 @@ from flows import training
 from flows.catalogue import refresh
 from flows.config import Config
 from flows.execute import STOPS, Job
+from flows.memory import give_back
 from flows.networks import TRAINED, model_digest, pinned, prepare
 from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
@@ -167,6 +168,7 @@ class Run:
             return
         finally:
             self.shown.finish(name)
+            give_back()
         self.plan.forget()
         self._count(name, 1, sum(1 for _ in training.members(self.plan, kind)), time.monotonic() - started)
 
@@ -205,6 +207,7 @@ class Run:
                 running.append((group, self.runner.submit(self.job, stage, group)))
             group, wait = running.popleft()
             yield group, wait()
+            give_back()
             size = self._group_size(stage, group, len(todo))
 
     def _take(
