@@ -18,7 +18,7 @@ from tasks.stage import ModelKind
 
 PROMOTED = "promoted.json"
 TRAINED: tuple[ModelKind, ...] = ("vit", "fusion")
-"""Those that a run trains itself, in the order in which they learn from each other."""
+"""Those that a run trains itself, in this order: the second learns from what the first makes."""
 
 
 class NoNetworkError(RuntimeError):

@@ -110,7 +110,7 @@ def plan_of(store: Store, config: Config) -> Plan:
 
 
 def print_status(root: Path, console: Console) -> None:
-    """Stage × blocks: fresh, stale, failed, missing, and why."""
+    """Stage × blocks: fresh, stale, failed, missing, and why; the networks; images without a label."""
     store = Store.existing(root)
     config = stored_config(store)
     plan = plan_of(store, config)
@@ -135,7 +135,7 @@ def print_status(root: Path, console: Console) -> None:
 
 
 def _print_networks(store: Store, config: Config, console: Console) -> None:
-    """Which trained networks are in use, from how many images and since when, and whether one can be taken back."""
+    """Which trained networks are in use, from how many images, and how to take one back."""
     for kind in TRAINED:
         path, entry = pinned(config, kind), promoted(store, kind)
         if path is not None:
@@ -144,11 +144,9 @@ def _print_networks(store: Store, config: Config, console: Console) -> None:
             text = "not trained yet; `bluemask run` does it"
         else:
             count = len(entry["data"])
-            text = f"{entry['digest'][:12]}, trained on {count} {of_so_many('images', count)}, in use since {entry['made']}"
+            text = f"{entry['digest'][:12]}, made {entry['made']} from a set of {count} {of_so_many('images', count)}"
             if entry.get("before"):
-                text += (
-                    f"; `bluemask rollback {store.name} {kind}` takes back {entry['before']['digest'][:12]}"
-                )
+                text += f"; `bluemask rollback {store.name} {kind}` puts {entry['before']['digest'][:12]} back in its place"
         console.print(f"{kind} network: {text}", highlight=False, markup=False, soft_wrap=True)
 
 

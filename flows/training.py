@@ -192,7 +192,7 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen:
     if config.retrain.policy == "never" or (share == 0 and entry["config"] == _recipe(config, kind)):
         return Decision(False, "nothing that it learned from has changed")
     if entry["config"] != _recipe(config, kind):
-        return Decision(True, f"train_{kind} changed in the config")
+        return Decision(True, f"train_{kind} changed in the config, or in bluemask itself")
     if config.retrain.policy == "always" or share > config.retrain.share:
         return Decision(True, f"{share:.0%} of its images changed", counted=True)
     return Decision(

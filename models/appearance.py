@@ -78,7 +78,7 @@ class Lesson(NamedTuple):
     feature: (channel + OWN, h, w) float16, as of `seen_in`; asked: (asked,) int64, indices of the classes that its label
     names: of others it does not speak, but where it names none it says that there is none of any; target: (asked, h, w)
     float32, share of the known pixels that are of the class; weight: (h, w) float32 in [0, 1], 0 beyond the image;
-    marked: (asked, h, w) bool, cells in which a user has marked the class.
+    marked: (asked, h, w) bool, cells in which a user has marked the class and SAM, asked there, has outlined it.
     """
 
     feature: np.ndarray
@@ -112,12 +112,17 @@ def seen_in(feature: np.ndarray, image: np.ndarray) -> np.ndarray:
 
 
 def lesson(
-    feature: np.ndarray, image: np.ndarray, target: Target, slot_class: np.ndarray, annotation: np.ndarray
+    feature: np.ndarray,
+    image: np.ndarray,
+    target: Target,
+    slot_class: np.ndarray,
+    annotation: np.ndarray,
+    p2: np.ndarray,
 ) -> Lesson:
     """An image's lesson.
 
     feature: (channel, h, w); image: (y, x, 3) uint8; target: of all its pixels; slot_class: (slot,) uint8, 0 unused;
-    annotation: (y, x) uint8 label map, 255 unmarked.
+    annotation, p2: (y, x) uint8 label maps, 255 unmarked and unknown.
     """
     cells = (feature.shape[1], feature.shape[2])
     weight = np.where(target.slot == UNKNOWN, 0, target.weight).astype(np.float32)  # (y, x)
@@ -127,7 +132,10 @@ def lesson(
     ]
     asked = slot_class[used].astype(np.int64) - 1
     shape = (len(used), *cells)
-    marked = [_in_cells((annotation == k).astype(np.float32), cells) > 0 for k in slot_class[used]]
+    marked = [
+        _holds(annotation == k, cells) & _holds((p2 == k) & (annotation != k), cells)
+        for k in slot_class[used]
+    ]
     return Lesson(
         seen_in(feature, image),
         asked,
@@ -135,6 +143,11 @@ def lesson(
         whole,
         np.reshape(marked, shape).astype(bool),
     )
+
+
+def _holds(pixels: np.ndarray, cells: tuple[int, int]) -> np.ndarray:
+    """Cells (h, w) that hold some of these (y, x) pixels, bool."""
+    return np.asarray(_in_cells(pixels.astype(np.float32), cells) > 0)
 
 
 def _in_cells(pixels: np.ndarray, cells: tuple[int, ...]) -> np.ndarray:

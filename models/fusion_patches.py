@@ -111,9 +111,9 @@ def cut(
     if look is None:
         look = np.full((len(said), *said.shape[2:]), UNSAID[3], np.float32)
     evidence = np.concatenate([said, look[:, None]], 1)
-    # as in the stage
     if others is None:
         others = np.ones(len(said), np.float32)
+    # as in the stage
     evidence = heard(evidence, record["weight"], record["annotation"], record["slot_class"][used], others)
     if not used.any():  # one empty slot teaches what a surface without a defect looks like
         evidence = np.zeros((1, len(EVIDENCE), *target.slot.shape), np.float32)

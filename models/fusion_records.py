@@ -72,7 +72,14 @@ def lessons_of(
         record = records[n]
         target = target_of(record, **_rules(recipe))
         found.append(
-            lesson(record["feature"], record["image"], target, record["slot_class"], record["annotation"])
+            lesson(
+                record["feature"],
+                record["image"],
+                target,
+                record["slot_class"],
+                record["annotation"],
+                record["p2"],
+            )
         )
         folds.append(fold_of(record["sha256"]))
         if n == 0:

@@ -17,7 +17,7 @@ Kind = Literal["image", "label map", "probability", "flag", "vote", "coordinate"
 TILE = 512
 """Side of an inner chunk, in pixels, where an image is larger than that."""
 PIECE = 32 << 20
-"""Bytes of an array from which on it has several shards, and that are read at a time."""
+"""Bytes of an array from which on it has several shards, each read and written at a time."""
 
 
 class ArraySpec(BaseModel):
@@ -73,11 +73,13 @@ def content_digest(value: np.ndarray) -> str:
 
 
 def _together(images: int, size: int) -> int:
-    """Images of an array that are written and read at a time: as even parts as can be, of about PIECE bytes at the most.
+    """Images of an array that share a shard: even parts where their number allows it, of about PIECE bytes at the most.
 
     size: bytes of the array.
     """
-    parts = max(1, -(-size // PIECE))
+    least = max(1, -(-size // PIECE))
+    # a last shard that is not full is fetched a chunk at a time, which is slow from far away
+    parts = next((n for n in range(least, 2 * least) if images % n == 0), least)
     return max(1, -(-images // parts))
 
 
@@ -161,11 +163,12 @@ def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
 def read_array(place: Path | ZarrStore, name: str) -> np.ndarray:
     """Read one array of a group whole. Raises what zarr raises where a checksum does not match.
 
-    A shard at a time: at once zarr would hold all compressed files beside what it makes of them, twice the memory.
+    A shard at a time: at once zarr would hold all compressed files beside what it makes of them, twice the memory. What
+    vanishes on the way reads as fill: whether all is still there is for the caller to see.
     """
     found = open_array(place, name)
     whole = np.empty(found.shape, found.dtype)
-    step = _together(len(whole), whole.nbytes)  # of older arrays, which have one shard, a part of it
+    step = (found.shards or found.chunks)[0]
     for start in range(0, len(whole), step):
         whole[start : start + step] = found[start : start + step]
     return whole

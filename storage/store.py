@@ -167,6 +167,8 @@ class Store:
             raise StoreError(self._damaged(receipt, name, str(error))) from error
         if value.shape != receipt.arrays[name].shape:
             raise StoreError(self._damaged(receipt, name, f"shape {value.shape}"))
+        if not self.intact(receipt):  # what was removed on the way was read as fill, that is, as "no defect"
+            raise StoreError(self._damaged(receipt, name, "files vanished while it was read"))
         return value
 
     def read_image(self, receipt: Receipt, name: str, row: int, *part: int | slice) -> np.ndarray:

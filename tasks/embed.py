@@ -23,8 +23,10 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
     batch: most views a call. An image's views share a call where they fit, and so do as many whole images as fit;
     no call crosses a block.
     model: SAM in evaluation mode; precision: float32 or bfloat16.
-    Returns arrays as declared in STAGE. Raises ValueError for a wrong shape, or values beyond float16.
+    Returns arrays as declared in STAGE. Raises ValueError for a wrong shape, no image, or values beyond float16.
     """
+    if not len(augmented):
+        raise ValueError("there is no image to encode")
     keys = [tuple(map(_key, *pair)) for pair in zip(augmented, input_size, strict=True)]
     places: dict[tuple[bytes, ...], list[int]] = {}
     for n, key in enumerate(keys):

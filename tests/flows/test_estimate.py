@@ -111,7 +111,7 @@ def test_what_a_training_lays_by_is_foreseen(tmp_path):
     fusion = estimate.passing_bytes(plan, "fusion")
     lesson_ = lesson(
         np.zeros(embedding_shape("tiny"), np.float16), image, Target(image[..., 0], np.ones((100, 150), np.float32)),
-        np.ones(1, np.uint8), np.full((100, 150), 255, np.uint8),
+        np.ones(1, np.uint8), np.full((100, 150), 255, np.uint8), np.zeros((100, 150), np.uint8),
     )  # fmt: skip
     one_patch = 128**2 * (3 + 4 + 1 + 1 + 1)  # image, evidence of one slot, slot, weight, inside
     least = 6 * (sum(part.nbytes for part in lesson_) + 4 * one_patch)

@@ -210,7 +210,8 @@ def test_status_tells_how_it_stands(site):
     assert "blob/broken.png" in result.stdout
     digest = promoted(site.store, "vit")["digest"][:12]
     count = sum(row.status == "active" for row in load(site.store))
-    assert f"vit network: {digest}, trained on {count} images, in use since 20" in result.stdout
+    assert f"vit network: {digest}, made 20" in result.stdout
+    assert f"from a set of {count} images" in result.stdout
     assert "fusion network: " in result.stdout
 
 

@@ -39,7 +39,7 @@ def lesson_of(seed, k, mark=False, **how):
     annotation = np.full(defect.shape, UNKNOWN, np.uint8)
     if mark:
         annotation[tuple(np.argwhere(defect).mean(0).astype(int))] = k
-    return lesson(feature, image, target, slot_class, annotation)
+    return lesson(feature, image, target, slot_class, annotation, np.where(defect, k, 0).astype(np.uint8))
 
 
 def lessons(seeds, **how):

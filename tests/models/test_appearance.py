@@ -54,13 +54,13 @@ def test_targets_are_shares_of_what_is_known_in_a_cell():
     weight = np.full(slot.shape, 0.5, np.float32)
     given = np.zeros((3, 4, 4), np.float16), np.zeros((16, 8, 3), np.uint8), Target(slot, weight)
     annotation = np.full(slot.shape, UNKNOWN, np.uint8)
-    annotation[5, 3], annotation[9, 1] = 5, 0
-    one = lesson(*given, np.array([0, 5], np.uint8), annotation)
+    annotation[5, 3], annotation[9, 1], annotation[13, 6] = 5, 0, 5
+    p2 = np.zeros(slot.shape, np.uint8)
+    p2[4:6, 2:4] = 5
+    one = lesson(*given, np.array([0, 5], np.uint8), annotation, p2)
     assert one.asked.tolist() == [4], "the second slot's class"
-    assert np.argwhere(one.marked).tolist() == [[0, 1, 0]], (
-        "the cell of its mark; no other class, and not the ground"
-    )
-    one = lesson(*given, np.array([5], np.uint8), annotation)
+    assert np.argwhere(one.marked).tolist() == [[0, 1, 0]], "of its marks the one that SAM outlined"
+    one = lesson(*given, np.array([5], np.uint8), annotation, p2)
     assert one.target[0, 0, 0] == pytest.approx(8 / 12)
     assert one.weight[0, 0] == pytest.approx(0.5 * 12 / 16)
     assert (one.weight[:, 2:] == 0).all(), "beyond the image"

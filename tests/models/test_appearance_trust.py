@@ -6,9 +6,10 @@ import torch
 from look_scenes import CPU, asked, lesson_of, lessons, scene, trusted
 
 from models.agreement import UNKNOWN
-from models.appearance import teach
+from models.appearance import Appearance, lesson, teach
 from models.appearance_trust import _auroc, confirmed_in, trust_in
 from models.fusion import BESIDE_MARKS, others_heard
+from models.fusion_patches import target_of
 
 pytestmark = pytest.mark.usefixtures("one_thread")
 
@@ -56,7 +57,7 @@ def test_beside_marks_it_is_heard_as_far_as_it_knows_of_what_was_marked():
 
 
 def test_a_mark_in_a_thin_defect_is_known_by_what_of_the_cell_can_be_expected():
-    """SAM's outline fills a fifth of the cell: to find half as much there is to find it."""
+    """Half as much as SAM's outline fills of the cell is enough."""
     net = teach(lessons(range(40)), 2, steps=200, seed=0, device=CPU)
     one = lesson_of(101, 1, mark=True)
     dim = one._replace(feature=np.full_like(one.feature, 0))
@@ -65,14 +66,36 @@ def test_a_mark_in_a_thin_defect_is_known_by_what_of_the_cell_can_be_expected():
     for target, expected in ((1.5 * found, 1), (2.5 * found, 0)):
         thin = dim._replace(target=np.full_like(one.target, target))
         assert confirmed_in(net, [thin]).tolist() == [expected, 1]
-    unasked = dim._replace(target=np.zeros_like(one.target))
-    assert confirmed_in(net, [unasked]).tolist() == [1, 1], "SAM gave no outline there"
 
 
-def test_a_mark_of_a_class_that_came_later_says_nothing():
+@pytest.mark.parametrize(("found", "known"), [(0, 0), (UNKNOWN, 0), (1, 1)])
+def test_a_mark_counts_where_sam_outlined_what_was_marked(found, known):
+    """As a training gets it: the marked pixel itself is always known to be of the class."""
+    _, _, _, _, defect = scene(101, 1)
+    annotation, p2 = np.full(defect.shape, UNKNOWN, np.uint8), np.where(defect, found, 0).astype(np.uint8)
+    place = tuple(np.argwhere(defect).mean(0).astype(int))
+    annotation[place] = 1
+    record = {
+        "p1": np.zeros_like(p2), "p2": p2, "annotation": annotation, "weight": np.ones(p2.shape, np.float16),
+        "slot_class": np.array([1], np.uint8), "cam": np.zeros((1, *p2.shape), np.float16),
+        "mean": np.where(defect, found == 1, 0).astype(np.float32)[None], "reliability": np.zeros(2, np.float32),
+    }  # fmt: skip
+    target = target_of(record, abstain=0.3, top=0.01, floor=0.1)
+    assert target.slot[place] == 1
+    one = lesson(*scene(101, 1)[:2], target, record["slot_class"], annotation, p2)
+    assert one.marked.sum() == known
+
+
+def test_images_count_alike_however_much_of_them_is_marked():
     net = teach(lessons(range(40)), 2, steps=200, seed=0, device=CPU)
-    later = lesson_of(101, 1, mark=True)._replace(asked=np.array([2]))
-    assert confirmed_in(net, [later]).tolist() == [1, 1]
+    seen, blind = lesson_of(101, 1, mark=True), lesson_of(104, 1, mark=True)
+    blind = blind._replace(feature=np.zeros_like(blind.feature), marked=blind.target > 0)
+    assert blind.marked.sum() > 3
+    assert confirmed_in(net, [seen, seen, seen, blind])[0] == pytest.approx(2 * 3 / 4 - 1)
+
+
+def test_of_classes_that_the_user_marked_others_are_heard_less():
+    net = Appearance(4, 2)
     net.confirmed.copy_(torch.tensor([0.5, 0.25]))
     marks = np.array([[1, 2, 3, UNKNOWN]], np.uint8)
     found = others_heard(net, marks, np.array([2, 3, 1, 4], np.uint8))

@@ -93,6 +93,19 @@ def test_of_a_marked_class_the_convolutions_say_less(model):
     np.testing.assert_array_equal(odds(np.ones(3, np.float32)), whole)
 
 
+def test_networks_of_before_marks_judged_the_look_are_heard_beside_them(tmp_path):
+    fusion = Fusion(SMALL, features=(4, 2))
+    known = {
+        name: value
+        for name, value in fusion.state_dict().items()
+        if not name.endswith((".confirmed", ".trust"))
+    }
+    save_checkpoint(tmp_path / "old.safetensors", known, metadata_of(fusion))
+    again = load_fusion(tmp_path / "old.safetensors")
+    assert [net.confirmed.tolist() for net in again.appearances] == [[1, 1], [1, 1]]
+    assert [net.trust.tolist() for net in again.appearances] == [[1, 1], [1, 1]]
+
+
 def test_each_fold_has_its_own_network(model):
     image, evidence = picture()
     assert not np.allclose(probabilities(model, image, evidence, 0), probabilities(model, image, evidence, 1))

@@ -4,8 +4,9 @@ import tracemalloc
 import numpy as np
 import pytest
 import xarray
+from zarr.storage import MemoryStore
 
-from storage.arrays import ArraySpec, content_digest, open_array, read_array, write_group
+from storage.arrays import ArraySpec, _together, content_digest, open_array, read_array, write_group
 
 LABEL = ArraySpec(
     name="p1", dims=("image", "y", "x"), dtype="uint8", kind="label map", description="P1", fill=255
@@ -35,19 +36,52 @@ def test_what_is_written_is_read_back(group, values):
         np.testing.assert_array_equal(read_array(group, name), value)
 
 
-@pytest.mark.parametrize(("written", "files"), [(1, 3), (25_000, 3), (100_000, 2), (1 << 20, 1)])
-@pytest.mark.parametrize("read", [1, 25_000, 100_000, 1 << 20])
-def test_in_pieces_it_is_the_same(tmp_path, values, monkeypatch, written, files, read):
-    """144 kB of three images: however many of them share a shard, and however many are read at a time."""
+@pytest.mark.parametrize(("written", "files"), [(1, 3), (25_000, 3), (100_000, 3), (1 << 20, 1)])
+def test_in_pieces_it_is_the_same(tmp_path, values, monkeypatch, written, files):
+    """144 kB of three images: however many of them share a shard."""
     monkeypatch.setattr("storage.arrays.PIECE", written)
     digests = write_group(tmp_path / "a.zarr", [LABEL, CAM], values, {})
     assert len(list((tmp_path / "a.zarr/cam/c").glob("*"))) == files
-    monkeypatch.setattr("storage.arrays.PIECE", read)
     for name, value in values.items():
         found = read_array(tmp_path / "a.zarr", name)
         np.testing.assert_array_equal(found, value)
         assert found.dtype == value.dtype
         assert digests[name] == content_digest(value)
+
+
+@pytest.mark.parametrize(
+    ("images", "size", "expected"),
+    [
+        (64, 75 << 20, 16),
+        (64, 32 << 20, 64),
+        (36, 42 << 20, 18),
+        (37, 42 << 20, 19),
+        (1, 99 << 20, 1),
+        (0, 0, 1),
+    ],
+)
+def test_shards_are_even_where_that_can_be(images, size, expected):
+    assert _together(images, size) == expected
+
+
+class Counted(MemoryStore):
+    """Counts what is fetched."""
+
+    fetched = 0
+
+    async def get(self, *given, **named):
+        self.fetched += 1
+        return await super().get(*given, **named)
+
+
+def test_a_shard_is_fetched_at_once(monkeypatch):
+    """Each of 64 images of its own would be 64 requests to an object store, one after the other."""
+    monkeypatch.setattr("storage.arrays.PIECE", 64 << 10)
+    value, store = np.ones((64, 64, 64), np.uint8), Counted({})  # 256 kB: four shards
+    write_group(store, [LABEL], {"p1": value}, {})
+    store.fetched = 0
+    np.testing.assert_array_equal(read_array(store, "p1"), value)
+    assert store.fetched <= 4 + 2
 
 
 def test_an_array_of_nothing_is_read_back(tmp_path):

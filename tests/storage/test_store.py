@@ -3,7 +3,7 @@ import json
 import numpy as np
 import pytest
 
-from storage.arrays import ArraySpec
+from storage.arrays import ArraySpec, read_array
 from storage.store import Store, StoreError
 
 P = ArraySpec(name="p", dims=("image", "y", "x"), dtype="uint8", kind="label map", description="P", fill=255)
@@ -52,6 +52,19 @@ def test_a_lost_file_is_never_read_as_no_defect(store):
     shard.unlink()
     assert not store.intact(receipt)
     with pytest.raises(StoreError, match="damaged"):
+        store.read(receipt, "p")
+
+
+def test_what_vanishes_while_it_is_read_is_noticed(store, monkeypatch):
+    """Of a large array shards are read one after the other, and a viewer reads without a lock."""
+    receipt = commit(store)
+
+    def vanishing(place, name):
+        next(path for path in (store.root / receipt.group / "p" / "c").rglob("*") if path.is_file()).unlink()
+        return read_array(place, name)
+
+    monkeypatch.setattr("storage.store.read_array", vanishing)
+    with pytest.raises(StoreError, match="vanished"):
         store.read(receipt, "p")
 
 

@@ -129,6 +129,28 @@ def test_the_look_is_asked_of_the_network_that_the_image_did_not_teach(fold):
     assert (p[1, :24, :17] > 0).all() == (fold == 1)
 
 
+@pytest.mark.parametrize("fold", [0, 1])
+def test_of_a_marked_class_its_own_network_is_heard_as_far_as_marks_confirm_it(fold):
+    """Of the look nothing is left, and of the convolutions neither, where the network that fuses the image is refuted."""
+    given = one(block(), 0)
+    given["sha256"][:, -1] = fold
+    given["annotation"][0, 0, 0] = 2
+
+    def made(look, stem, confirmed):
+        torch.manual_seed(2)
+        fusion = Fusion(FusionShape((4, 4, 4, 4)), features=(5, 3))
+        torch.nn.init.normal_(fusion.nets[fold].head.weight, std=stem)
+        torch.nn.init.normal_(fusion.appearances[fold].head.weight, std=look)
+        for number, net in enumerate(fusion.appearances):
+            net.trust.fill_(1)
+            net.confirmed.fill_(confirmed if number == fold else 1 - confirmed)
+        return fuse(**given, model=fusion.eval(), **SETTINGS)["confidence"]
+
+    for changed in ((0.0, 3.0), (3.0, 0.0)):
+        assert np.array_equal(made(0.0, 0.0, 0.0), made(*changed, 0.0))
+        assert not np.array_equal(made(0.0, 0.0, 1.0), made(*changed, 1.0))
+
+
 def test_confidence_is_a_probability_of_at_least_an_even_choice(model):
     """But where outlines overrule what is said."""
     given = block()
