@@ -1,8 +1,8 @@
 """The command line as a stranger meets it."""
 
+import resource
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -26,13 +26,13 @@ def bluemask(*words, cwd=None):
 
 def test_help_is_quick_and_names_every_command(tmp_path):
     bluemask("--help")  # once for the bytecode
-    started = time.perf_counter()
+    started = resource.getrusage(resource.RUSAGE_CHILDREN)
     result = bluemask("--help", cwd=tmp_path)
-    seconds = time.perf_counter() - started
+    ended = resource.getrusage(resource.RUSAGE_CHILDREN)
     assert result.returncode == 0
     assert all(name in result.stdout for name in COMMANDS)
-    # half a second is the promise; a busy test machine gets some grace, an import of torch none
-    assert seconds < 2.0
+    # of the processor, whatever else it has to do: half a second is the promise, and an import of torch gets no grace
+    assert ended.ru_utime + ended.ru_stime - started.ru_utime - started.ru_stime < 2.0
 
 
 def test_help_imports_no_heavy_library():
