@@ -103,7 +103,8 @@ def cut(
     record: image (y, x, channel), slot_class (slot,), cam, mean, entropy (slot, y, x), p1, p2, weight, annotation
     (y, x), reliability (2,), sha256 (32,), all of the true extent; correction (y, x), a mask drawn by hand, where
     there is one. side: of a patch, in pixels; count: of patches; look: (used slot, y, x) in [0, 1] of
-    `models.appearance.look`, None says nothing; others: (used slot,), of `others_heard`, None is all; rules: abstain, top and floor of `agreement`.
+    `models.appearance.look`, None says nothing; others: (used slot,), of `others_heard`, None is all;
+    rules: abstain, top and floor of `agreement`.
     """
     target = target_of(record, **rules)
     used = record["slot_class"] > 0
