@@ -26,6 +26,7 @@ from storage.objects import StoreUnwritableError
 from storage.pixels import read_pixels, to_rgb8
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
+from storage.streams import Streamed
 from tasks.ingest import Ingested, ingest, unread
 from tasks.registry import writer
 from tasks.stage import Stage
@@ -158,7 +159,7 @@ class Job:
 
     def _compute(self, stage: Stage, block: str, held: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         keywords: dict[str, Any] = {
-            name: held[name] if name in held else self._read(name, block) for name in stage.inputs
+            name: held[name] if name in held else self._read(stage, name, block) for name in stage.inputs
         }
         keywords |= section(self.config, stage.config) | facts(self.config, stage.facts)
         if stage.model is None:
@@ -174,8 +175,11 @@ class Job:
             result: dict[str, np.ndarray] = halving(stage.name, stage.function, keywords, self.batches)
         return result
 
-    def _read(self, name: str, block: str) -> np.ndarray:
-        return self.store.read(self.plan.receipts[writer(name).name][block], name)
+    def _read(self, stage: Stage, name: str, block: str) -> np.ndarray | Streamed:
+        receipt = self.plan.receipts[writer(name).name][block]
+        return (
+            Streamed(self.store, receipt, name) if name in stage.streamed else self.store.read(receipt, name)
+        )
 
     # -- ingest -------------------------------------------------------------------------------------
 

@@ -72,7 +72,7 @@ def content_digest(value: np.ndarray) -> str:
     return digest.hexdigest()
 
 
-def _together(images: int, size: int) -> int:
+def together(images: int, size: int) -> int:
     """Images of an array that share a shard: even parts where their number allows it, of about PIECE bytes at the most.
 
     size: bytes of the array.
@@ -89,7 +89,7 @@ def _shards(shape: Sequence[int], chunks: Sequence[int], size: int) -> tuple[int
     chunks: shape of one; size: bytes of the array.
     """
     rest = (-(-max(n, 1) // c) * c for n, c in zip(shape[1:], chunks[1:], strict=True))
-    return (_together(shape[0], size), *rest)
+    return (together(shape[0], size), *rest)
 
 
 def _create(group: zarr.Group, spec: ArraySpec, value: np.ndarray) -> None:
@@ -160,15 +160,17 @@ def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
     return zarr.open_array(store=_zarr(place), path=name, mode="r", zarr_format=3)
 
 
-def read_array(place: Path | ZarrStore, name: str) -> np.ndarray:
-    """Read one array of a group whole. Raises what zarr raises where a checksum does not match.
+def read_array(place: Path | ZarrStore, name: str, rows: slice = slice(None)) -> np.ndarray:
+    """Read one array of a group, whole or some of its images. Raises what zarr raises where a checksum does not match.
 
     A shard at a time: at once zarr would hold all compressed files beside what it makes of them, twice the memory. What
     vanishes on the way reads as fill: whether all is still there is for the caller to see.
     """
     found = open_array(place, name)
-    whole = np.empty(found.shape, found.dtype)
+    first, last, _ = rows.indices(found.shape[0])
+    wanted = np.empty((max(0, last - first), *found.shape[1:]), found.dtype)
     step = (found.shards or found.chunks)[0]
-    for start in range(0, len(whole), step):
-        whole[start : start + step] = found[start : start + step]
-    return whole
+    for start in range(first, last, step):
+        stop = min(start + step, last)
+        wanted[start - first : stop - first] = found[start:stop]
+    return wanted

@@ -158,14 +158,14 @@ class Store:
 
     # -- arrays -----------------------------------------------------------------------------------
 
-    def read(self, receipt: Receipt, name: str) -> np.ndarray:
-        """One array of a block, whole. Raises StoreError where files are missing or damaged."""
+    def read(self, receipt: Receipt, name: str, rows: slice = slice(None)) -> np.ndarray:
+        """One array of a block, or some of its images. Raises StoreError where files are missing or damaged."""
         self._require(receipt, name)
         try:
-            value = read_array(self.objects.zarr(receipt.group), name)
+            value = read_array(self.objects.zarr(receipt.group), name, rows)
         except Exception as error:  # whatever a codec raises on damaged bytes
             raise StoreError(self._damaged(receipt, name, str(error))) from error
-        if value.shape != receipt.arrays[name].shape:
+        if value.shape != (len(range((shape := receipt.arrays[name].shape)[0])[rows]), *shape[1:]):
             raise StoreError(self._damaged(receipt, name, f"shape {value.shape}"))
         if not self.intact(receipt):  # what was removed on the way was read as fill, that is, as "no defect"
             raise StoreError(self._damaged(receipt, name, "files vanished while it was read"))

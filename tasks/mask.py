@@ -11,6 +11,7 @@ import cv2
 import numpy as np
 
 from storage.arrays import ArraySpec
+from storage.streams import Streamed
 from tasks.decode import Decoded, Prompt, decode, soft_mask, view_masks
 from tasks.features import mean_features
 from tasks.stage import Arrays, Stage
@@ -28,7 +29,7 @@ about one patch of the ViT at its usual inputs, the accuracy of a CAM's border."
 
 def mask(
     *,
-    embedding: np.ndarray,
+    embedding: np.ndarray | Streamed,
     view: np.ndarray,
     point: np.ndarray,
     box: np.ndarray,
@@ -47,7 +48,7 @@ def mask(
 ) -> Arrays:
     """Decode every prompt, choose one of SAM's masks per piece, and gather the votes and features of the views.
 
-    embedding: (image, view, d, h, w) float16; view: (image, view, 4) float32; point, box: as stage prompt
+    embedding: (image, view, d, h, w) float16, taken an image at a time; view: (image, view, 4) float32; point, box: as stage prompt
     writes them; cam: (image, slot, y, x) float16 in [0, 1]; slot_class: (image, slot) uint8, 0 unused; size:
     (image, extent=2) uint16.
     boxes, dense: whether SAM is given the piece's box, and the CAM as a soft mask. multimask: three masks to
@@ -265,6 +266,7 @@ STAGE = Stage(
     version=4,
     function=mask,
     reads=("embedding", "view", "point", "box", "cam", "slot_class", "size"),
+    streamed=frozenset({"embedding"}),
     writes=(
         ArraySpec(
             name="mask",

@@ -25,6 +25,7 @@ class Stage:
     reads: names of arrays that other stages write (an optional one ends in `?`: None where absent).
     writes: the arrays that it makes.
     config: sections of the configuration that are passed on and fingerprinted.
+    streamed: of what it reads, the arrays that it takes an image at a time, in order: they are not held whole.
     model: the network that it needs, loaded once a worker by the flow.
     facts: keywords that follow from other parts of the config (`input_side`, the side in pixels of
         SAM's input), passed on and fingerprinted.
@@ -38,6 +39,7 @@ class Stage:
     writes: tuple[ArraySpec, ...]
     summary: str
     config: tuple[str, ...] = ()
+    streamed: frozenset[str] = frozenset()
     model: ModelKind | None = None
     facts: tuple[str, ...] = ()
 

@@ -6,7 +6,7 @@ import pytest
 import xarray
 from zarr.storage import MemoryStore
 
-from storage.arrays import ArraySpec, _together, content_digest, open_array, read_array, write_group
+from storage.arrays import ArraySpec, content_digest, open_array, read_array, together, write_group
 
 LABEL = ArraySpec(
     name="p1", dims=("image", "y", "x"), dtype="uint8", kind="label map", description="P1", fill=255
@@ -61,7 +61,7 @@ def test_in_pieces_it_is_the_same(tmp_path, values, monkeypatch, written, files)
     ],
 )
 def test_shards_are_even_where_that_can_be(images, size, expected):
-    assert _together(images, size) == expected
+    assert together(images, size) == expected
 
 
 class Counted(MemoryStore):

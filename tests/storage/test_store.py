@@ -59,9 +59,9 @@ def test_what_vanishes_while_it_is_read_is_noticed(store, monkeypatch):
     """Of a large array shards are read one after the other, and a viewer reads without a lock."""
     receipt = commit(store)
 
-    def vanishing(place, name):
+    def vanishing(place, name, rows):
         next(path for path in (store.root / receipt.group / "p" / "c").rglob("*") if path.is_file()).unlink()
-        return read_array(place, name)
+        return read_array(place, name, rows)
 
     monkeypatch.setattr("storage.store.read_array", vanishing)
     with pytest.raises(StoreError, match="vanished"):
