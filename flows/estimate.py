@@ -16,7 +16,7 @@ from flows.config import Config
 from flows.networks import TRAINED, load_model, precision_of
 from flows.plan import Plan, unkept
 from models.sam_shapes import embedding_shape, input_side
-from storage.arrays import ArraySpec
+from storage.arrays import PIECE, ArraySpec
 from storage.catalog import ImageRow
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
@@ -157,9 +157,19 @@ def block_bytes(plan: Plan, stage: Stage, rows: Sequence[ImageRow]) -> Bytes:
     kept = [spec for spec in stage.writes if spec.name not in dropped]
     on_disk = sum(written[spec.name] * RATIOS.get(spec.kind, 1.0) for spec in kept)
     read = sum(
-        array_bytes(spec, lengths) for other in stages() for spec in other.writes if spec.name in stage.inputs
+        _read_bytes(plan, stage, other, spec, lengths)
+        for other in stages()
+        for spec in other.writes
+        if spec.name in stage.inputs
     )
     return Bytes(on_disk, sum(written.values()) + read)
+
+
+def _read_bytes(plan: Plan, stage: Stage, source: Stage, spec: ArraySpec, lengths: Lengths) -> int:
+    """What a stage holds of an array that it reads: of a kept one that it takes an image at a time, two shards."""
+    size = array_bytes(spec, lengths)
+    streamed = spec.name in stage.streamed and spec.name not in unkept(plan.config, source)
+    return min(size, 2 * max(PIECE, size // lengths["image"])) if streamed else size
 
 
 def array_bytes(spec: ArraySpec, lengths: Lengths) -> int:

@@ -6,7 +6,8 @@ import threading
 import time
 from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from functools import cached_property
+from contextlib import nullcontext
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -29,7 +30,7 @@ from storage.store import Store, StoreError
 from storage.streams import Streamed
 from tasks.ingest import Ingested, ingest, unread
 from tasks.registry import writer
-from tasks.stage import Stage
+from tasks.stage import Stage, listening
 
 SLOT = threading.Lock()
 """The accelerator, or the cores: one network at a time. Others read and write meanwhile."""
@@ -47,8 +48,9 @@ class Job:
     """All that a worker needs to do any block: handed to it once."""
 
     def __init__(self, store: Store, config: Config, plan: Plan, advance: Callable[[str, int], None]) -> None:
-        """advance: called with a stage's name and the number of images of a block that is done."""
+        """advance: called with a stage's name and the number of images that are done since; below 0 where they are not."""
         self.store, self.config, self.plan, self.advance = store, config, plan, advance
+        self._told: dict[tuple[str, str], int] = {}
         self.batches: dict[str, int] = {}
         """Batch sizes that had to be lowered, by stage."""
 
@@ -63,13 +65,27 @@ class Job:
         """
         if not self.plan.fresh(stage, block) or self.plan.again(stage, block):
             try:
-                self.plan.update(self._do(stage, block))
+                with listening(partial(self._hear, stage, block)):
+                    self.plan.update(self._do(stage, block))
             except STOPS:
                 raise
             except Exception as error:
+                self._tell(stage, block, 0)
                 raise BlockError(f"stage {stage.name}, block {block}: {error}") from error
-            self.advance(stage.name, len(self.plan.blocks[block]))
+            self._tell(stage, block, len(self.plan.blocks[block]))
+            del self._told[stage.name, block]
         return self.plan.receipts[stage.name][block]
+
+    def _hear(self, stage: Stage, block: str, images: int) -> None:
+        """So many images of a block are done, of all passes that it takes: what is begun anew is not told twice."""
+        if images > self._told.get((stage.name, block), 0):
+            self._tell(stage, block, images)
+
+    def _tell(self, stage: Stage, block: str, images: int) -> None:
+        since = images - self._told.get((stage.name, block), 0)
+        self._told[stage.name, block] = images
+        if since:
+            self.advance(stage.name, since)
 
     def _do(self, stage: Stage, block: str) -> Receipt:
         """Do a block, or take back what was made from just the same before."""
@@ -122,10 +138,12 @@ class Job:
             receipt = self.plan.receipts[source.name].get(block)
             wanted = [name for name in stage.inputs if writer(name) is source]
             if stale or (receipt is not None and set(wanted) & set(receipt.dropped)):
-                arrays = None if stale else self._again(source, block)
-                if arrays is None:
-                    receipt, arrays = self._made(source, block)
-                    self.plan.update(receipt)
+                # a network's pass is heard as the stage's own: it takes the time
+                with listening(_unheard) if source.model is None else nullcontext():
+                    arrays = None if stale else self._again(source, block)
+                    if arrays is None:
+                        receipt, arrays = self._made(source, block)
+                        self.plan.update(receipt)
                 held |= {name: arrays[name] for name in wanted}
         return held
 
@@ -221,6 +239,10 @@ class Job:
     def _annotations(self) -> AnnotationIndex:
         data = self.config.data
         return AnnotationIndex(data.folder, data.annotations, data.points)
+
+
+def _unheard(images: int) -> None:
+    """Of a pass that is soon over."""
 
 
 def _unseen(stage: str, images: int) -> None:

@@ -1,4 +1,4 @@
-"""Progress on the terminal: a bar for every stage, with blocks, images per second and time left."""
+"""Progress on the terminal: a bar for every stage, with images, images per second and time left."""
 
 from __future__ import annotations
 
@@ -57,10 +57,10 @@ class Bars:
             self._tasks[name] = task
 
     def advance(self, name: str, images: int) -> None:
-        """One more block of so many images is done."""
+        """So many more images are done; below 0 where a block failed."""
         with self._lock:
             task = self._progress.tasks[self._tasks[name]]
-            self._progress.update(task.id, advance=1, images=task.fields["images"] + images)
+            self._progress.update(task.id, advance=images, images=task.fields["images"] + images)
 
     def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
         """A step counts its own units, perhaps others in each of its parts: so many of a total are done.
@@ -107,9 +107,9 @@ class Lines(Bars):
             self._say(name, f"{total} {of_so_many(unit, total)}" if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
-        """One more block is done."""
+        """So many more images are done; below 0 where a block failed."""
         with self._lock:
-            self._done[name] += 1
+            self._done[name] += images
             if self._done[name] < self._of[name][0]:  # the last one's line is that of the end
                 self._now_and_then(name)
 

@@ -183,7 +183,7 @@ class Run:
         if stage.model is not None:
             prepare(self.config, stage.model)
         started = time.monotonic()
-        self.shown.start(stage.name, len(todo), "blocks")
+        self.shown.start(stage.name, sum(len(self.plan.blocks[block]) for block in todo), "images")
         receipts = self.plan.receipts[stage.name]
         before = {block: receipts.get(block) for block in todo}
         try:

@@ -12,7 +12,7 @@ import pyarrow as pa
 from PIL import Image
 
 from storage.arrays import ArraySpec
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, Stage, counted
 from tasks.views import CANVAS, WHOLE, Extent, View
 
 Element = tuple[bool, int]
@@ -47,7 +47,7 @@ def augment(
         "augmented": np.zeros((count, views, input_side, input_side, 3), np.uint8),
         "input_size": np.zeros((count, views, 2), np.uint16),
     }
-    for n in range(count):
+    for n in counted(count):
         height, width = size[n].tolist()
         rng = image_rng(seed, sha256[n])
         drawn = draw_views(rng, views, flips=flips, turns=turns, scales=scales, scale_mode=scale_mode)

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from storage.arrays import ArraySpec
-from tasks.stage import Stage
+from tasks.stage import Stage, counted
 
 if TYPE_CHECKING:
     from models.vit import ClassTokenViT
@@ -106,7 +106,8 @@ def cam(
     cams = np.zeros((*slot_class.shape, *image.shape[1:3]), np.float16)
     scores = np.zeros((len(image), model.classes), np.float32)
     p1 = np.full(image.shape[:3], UNKNOWN, np.uint8)
-    for index, (height, width) in enumerate(size.tolist()):
+    for index in counted(len(image)):
+        height, width = size[index].tolist()
         pixels = np.ascontiguousarray(image[index, :height, :width])
         slots, scores[index] = _one_image(
             pixels, slot_class[index], model, precision=precision, scales=scales, flip=flip,

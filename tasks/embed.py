@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.arrays import ArraySpec
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, Stage, tell
 
 if TYPE_CHECKING:
     from segment_anything.modeling import Sam
@@ -34,6 +34,7 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
     distinct = [equal[0] for equal in places.values()]
     views = augmented.shape[1]
     together = max(1, batch // views)
+    done = 0
     whole = np.empty(0, np.float16)  # (image, view, d, h, w), as soon as the last three are known
     parts = [distinct[start : start + together] for start in range(0, len(distinct), together)]
     groups = (
@@ -54,6 +55,8 @@ def embed(*, augmented: np.ndarray, input_size: np.ndarray, batch: int, model: S
             whole = np.empty((len(keys), views, *halves.shape[1:]), np.float16)
         for n, image in zip(part, halves.reshape(len(part), *whole.shape[1:]), strict=True):
             whole[places[keys[n]]] = image
+            done += len(places[keys[n]])
+        tell(done)
     return {"embedding": whole}
 
 

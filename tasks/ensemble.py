@@ -7,7 +7,7 @@ import numpy as np
 from models.agreement import marked
 from storage.arrays import ArraySpec
 from tasks.prompt import cam_level, components
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, Stage, counted
 
 UNKNOWN = 255
 
@@ -43,7 +43,7 @@ def ensemble(
         "p2": np.full((count, rows, columns), UNKNOWN, np.uint8),
         "reliability": np.zeros((count, 2), np.float32),
     }
-    for n in range(count):
+    for n in counted(count):
         height, width = size[n].tolist()
         used = slot_class[n] > 0
         mean, entropy = agreement(mask[n, used, :, :height, :width], votes)

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from storage.arrays import ArraySpec
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, Stage, counted
 
 if TYPE_CHECKING:
     from models.fusion import Fusion, Precision
@@ -64,7 +64,7 @@ def fuse(
     count, rows, columns = image.shape[:3]
     p = np.full((count, rows, columns), UNKNOWN, np.uint8)
     confidence = np.zeros((count, rows, columns), np.float16)
-    for n in range(count):
+    for n in counted(count):
         height, width = size[n].tolist()
         inside, used = (n, slice(height), slice(width)), slot_class[n] > 0
         classes = slot_class[n, used]

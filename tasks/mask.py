@@ -14,7 +14,7 @@ from storage.arrays import ArraySpec
 from storage.streams import Streamed
 from tasks.decode import Decoded, Prompt, decode, soft_mask, view_masks
 from tasks.features import mean_features
-from tasks.stage import Arrays, Stage
+from tasks.stage import Arrays, Stage, counted
 from tasks.views import Extent, View, Window
 
 if TYPE_CHECKING:
@@ -68,7 +68,7 @@ def mask(
         "choice": np.full((images, slots, pieces), NONE, np.uint8),
         "feature": np.zeros((images, *embedding.shape[2:]), np.float16),
     }
-    for n in range(images):
+    for n in counted(images):
         height, width = size[n].tolist()
         heat = cam[n, :, :height, :width].astype(np.float32)
         seen = [View.of(row) for row in view[n]]

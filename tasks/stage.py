@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,6 +14,33 @@ from storage.arrays import ArraySpec
 
 Arrays = dict[str, np.ndarray]
 ModelKind = Literal["sam", "vit", "fusion"]
+
+_LISTENER: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
+"""Who is told how far a stage's function is; beside its arguments, as what it returns does not depend on it."""
+
+
+@contextmanager
+def listening(listener: Callable[[int], None]) -> Iterator[None]:
+    """Have a stage's function that is called meanwhile, in this thread, say how many images of its block are done."""
+    before = _LISTENER.set(listener)
+    try:
+        yield
+    finally:
+        _LISTENER.reset(before)
+
+
+def tell(images: int) -> None:
+    """So many images of the block are done, from its first on: said by a stage's function to whoever is `listening`."""
+    listener = _LISTENER.get()
+    if listener is not None:
+        listener(images)
+
+
+def counted(images: int) -> Iterator[int]:
+    """The indices of a block's images; as the next one is asked for, the last one is told to be done."""
+    for n in range(images):
+        yield n
+        tell(n + 1)
 
 
 @dataclass(frozen=True)

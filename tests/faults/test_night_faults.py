@@ -89,24 +89,24 @@ def test_arrays_that_were_taken_back_are_as_new(site):
 def test_a_log_gets_lines_while_a_run_is_under_way():
     sink = io.StringIO()
     lines = Lines(Console(file=sink, width=100), every=0)
-    lines.start("mask", 2, "blocks")
+    lines.start("mask", 100, "images")
     lines.advance("mask", 36)
     lines.finish("mask")
     lines.start("train_vit", 0, "steps")
     lines.reach("train_vit", 16, 16, 0.5, "images read")
     lines.reach("train_vit", 5, 54, 0.5, "steps")
-    lines.start("fuse", 1, "blocks")
+    lines.start("fuse", 1, "images")
     lines.finish("train_vit")
     said = sink.getvalue().splitlines()
     assert [line.split(" ", 1)[1] for line in said if " in " not in line] == [
-        "mask: 2 blocks",
-        "mask: 1/2 blocks",
+        "mask: 100 images",
+        "mask: 36/100 images",
         "train_vit: begins",
         "train_vit: 16/16 images read",
         "train_vit: 5/54 steps",
-        "fuse: 1 block",
+        "fuse: 1 image",
     ]
-    assert any(re.search(r"mask: 1/2 blocks in \d+\.\d s$", line) for line in said)
+    assert any(re.search(r"mask: 36/100 images in \d+\.\d s$", line) for line in said)
     assert re.search(r"train_vit: ended in \d+\.\d s$", said[-1]), "not of its last part alone"
 
 

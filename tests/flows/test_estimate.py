@@ -57,6 +57,19 @@ def test_the_cost_grows_with_the_images_and_falls_with_what_is_not_kept(tmp_path
     assert small.disk - unkept.disk == embedding
 
 
+def test_embeddings_that_are_read_a_shard_at_a_time_take_two_shards(tmp_path, monkeypatch):
+    monkeypatch.setattr(estimate, "PIECE", 1000)
+
+    def in_memory(**values):
+        plan = plan_of(tmp_path / str(values), 4, **values)
+        return block_bytes(plan, stage("mask"), plan.blocks["b000000"]).in_memory
+
+    an_image = 8 * int(np.prod(embedding_shape("tiny"))) * 2
+    assert in_memory(keep={"embedding": False}) - in_memory(keep={"embedding": True}) == 2 * an_image, (
+        "of four"
+    )
+
+
 def test_time_is_known_by_trial_or_said_to_be_unknown(tmp_path):
     found = estimate.estimate(plan_of(tmp_path, 6), {"embed": 2.0})
     assert found.seconds == {"embed": 12.0}
