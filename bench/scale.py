@@ -26,8 +26,8 @@ from flows.networks import PROMOTED
 from flows.plan import fingerprint
 from flows.summary import plan_of, print_status
 from storage.catalog import ImageRow, save
-from storage.receipts import ArrayRecord, Receipt, seal
-from storage.store import Store, now
+from storage.receipts import ArrayRecord, Receipt, now, seal
+from storage.store import Store
 from tasks.registry import stages
 from tasks.stage import ModelKind, Stage
 

@@ -60,11 +60,26 @@ def refresh(
     size = block_size(config, found, max((len(item.labels) for item in found), default=1))
     rows, changes = reconcile(load(store), found, size, data.max_gone, seen.unlisted)
     classes = store.merged_classes(seen.classes)
-    problems += _new_classes(store.classes(), found)
+    problems += _new_classes(store.classes(), found) + _labelled_twice(found)
     if write:
         store.add_classes(seen.classes)
         save(store, rows)
     return Catalogue(rows, changes, problems, value_range, classes)
+
+
+def _labelled_twice(found: Sequence[Found]) -> tuple[str, ...]:
+    """The same picture under different labels: one of them is wrong, or both are true and one file should name both."""
+    equal: dict[str, list[Found]] = {}
+    for item in found:
+        if item.sha256:
+            equal.setdefault(item.sha256, []).append(item)
+    return tuple(
+        "the same picture has different labels: "
+        + ", ".join(f"{item.path} ({' '.join(item.labels) or 'no defect'})" for item in items[:4])
+        + (f" and {len(items) - 4} more" if len(items) > 4 else "")
+        for items in equal.values()
+        if len({frozenset(item.labels) for item in items}) > 1
+    )
 
 
 def _new_classes(known: Sequence[str], found: Sequence[Found]) -> tuple[str, ...]:

@@ -68,6 +68,7 @@ class Job:
                 with listening(partial(self._hear, stage, block)):
                     self.plan.update(self._do(stage, block))
             except STOPS:
+                self._tell(stage, block, 0)
                 raise
             except Exception as error:
                 self._tell(stage, block, 0)
@@ -77,7 +78,11 @@ class Job:
         return self.plan.receipts[stage.name][block]
 
     def _hear(self, stage: Stage, block: str, images: int) -> None:
-        """So many images of a block are done, of all passes that it takes: what is begun anew is not told twice."""
+        """So many images of a block are done, of all passes that it takes: what is begun anew is not told twice.
+
+        The last one is done when the block is committed.
+        """
+        images = min(images, len(self.plan.blocks[block]) - 1)
         if images > self._told.get((stage.name, block), 0):
             self._tell(stage, block, images)
 

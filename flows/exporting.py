@@ -21,6 +21,8 @@ from tasks.reading import Labelled
 
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
+UNFINISHED = "UNFINISHED.txt"
+"""In a folder as long as an export into it is under way, and after one that was broken off."""
 """File in an export's folder that holds the name of its format."""
 
 
@@ -110,10 +112,14 @@ class Selection:
     def samples(self) -> Iterator[Sample]:
         """One after the other."""
         for item in self.items:
+            try:
+                label = self._label(item)
+            except StoreError as error:
+                raise StoreError(f"{item.row.path}: {error}") from error
             yield Sample(
                 name=item.row.path,
                 file=self.images / item.row.path,
-                label=self._label(item),
+                label=label,
                 part=part_of(item.row.sha256, self.choice.split),
                 array=item.array,
             )
@@ -156,12 +162,13 @@ def export_store(
         names=tuple(item.row.path for item in selection.items),
         parts=PARTS[: len(choice.split)],
     )
-    full = out.is_dir() and any(out.iterdir())
+    full = out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir())
     write_classes(out, selection.classes)
     total = len(selection.items)
     said = wanted.write(
         track(_begun(selection, out, kind), "exporting", total, console=console, transient=True), target
     )
+    (out / UNFINISHED).unlink(missing_ok=True)
     console.print(f"{total} labels and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
@@ -199,6 +206,9 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
 
 def _begun(selection: Selection, out: Path, kind: str) -> Iterator[Sample]:
     """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
+    (out / UNFINISHED).write_text(
+        "This export is under way, or was broken off: files are missing.\n", encoding="utf-8"
+    )
     (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
     yield from selection.samples()
 

@@ -20,7 +20,8 @@ from flows.plan import Plan, digest_of
 from flows.steps import Run
 from storage.arrays import content_digest
 from storage.documents import DamagedError
-from storage.store import Store, now
+from storage.receipts import now
+from storage.store import Store
 from tasks.doubt import contradiction_of
 from tasks.registry import stage, writer
 

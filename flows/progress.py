@@ -61,6 +61,8 @@ class Bars:
         with self._lock:
             task = self._progress.tasks[self._tasks[name]]
             self._progress.update(task.id, advance=images, images=task.fields["images"] + images)
+            if images < 0:
+                task.finished_time = None  # rich would have it finished for good
 
     def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
         """A step counts its own units, perhaps others in each of its parts: so many of a total are done.

@@ -13,7 +13,8 @@ from flows.networks import PROMOTED, load_network, model_digest, pinned, precisi
 from flows.plan import Plan, facts, section
 from models.checkpoints import digest
 from models.telling import Report
-from storage.store import Store, StoreError, now
+from storage.receipts import now
+from storage.store import Store, StoreError
 from tasks.candidate import cam_figures, fusion_figures
 from tasks.ingest import unusable
 from tasks.registry import stages, writer

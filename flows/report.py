@@ -6,7 +6,8 @@ import sqlite3
 from pathlib import Path
 
 from flows.browse import open_backend, open_index, refuse_remote
-from storage.store import Store, now
+from storage.receipts import now
+from storage.store import Store
 from tasks.registry import stages
 from viewer.report import render
 

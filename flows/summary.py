@@ -27,7 +27,9 @@ def print_summary(summary: Summary, console: Console) -> None:
     active = sum(row.status == "active" for row in summary.catalogue.rows)
     changes = summary.catalogue.changes
     counts = [f"{len(paths)} {called(name)}" for name, paths in vars(changes).items() if paths]
-    console.print(f"{active} images" + (f" ({', '.join(counts)})" if counts else ", none of them changed"))
+    console.print(
+        f"{active} images" + (f" ({', '.join(counts)})" if counts else ", no file or label of them changed")
+    )
     print_problems(summary.catalogue.problems, console)
     if summary.idle:
         console.print("[green]nothing to do:[/] every stage is fresh")
@@ -69,7 +71,8 @@ def _print_notes(summary: Summary, console: Console) -> None:
 
 def _print_contradictions(summary: Summary, console: Console) -> None:
     if summary.contradictions:
-        console.print(f"[yellow]{summary.contradictions} labels that the classifier contradicts[/]")
+        count = summary.contradictions
+        console.print(f"[yellow]{count} label{'s' * (count != 1)} that the classifier contradicts[/]")
         for words in summary.contradicted:
             console.print(f"  {words}", highlight=False, markup=False)
         if summary.contradictions > len(summary.contradicted):

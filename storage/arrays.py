@@ -161,15 +161,17 @@ def open_array(place: Path | ZarrStore, name: str) -> zarr.Array[Any]:
 
 
 def read_array(place: Path | ZarrStore, name: str, rows: slice = slice(None)) -> np.ndarray:
-    """Read one array of a group, whole or some of its images. Raises what zarr raises where a checksum does not match.
+    """Read one array of a group, whole or from one image to another. Raises what zarr raises where a checksum does not match.
 
     A shard at a time: at once zarr would hold all compressed files beside what it makes of them, twice the memory. What
     vanishes on the way reads as fill: whether all is still there is for the caller to see.
     """
     found = open_array(place, name)
     first, last, _ = rows.indices(found.shape[0])
-    wanted = np.empty((max(0, last - first), *found.shape[1:]), found.dtype)
     step = (found.shards or found.chunks)[0]
+    if first // step == (last - 1) // step:
+        return np.asarray(found[first:last])
+    wanted = np.empty((last - first, *found.shape[1:]), found.dtype)
     for start in range(first, last, step):
         stop = min(start + step, last)
         wanted[start - first : stop - first] = found[start:stop]

@@ -171,15 +171,16 @@ def reconcile(
     book.retire_rest()
     active = {row.path for row in rows if row.status == "active"}
     lost = {item.path for item in found if item.unreachable}
-    _refuse_mass_removal(len(active & (lost | {*book.changes["removed"]})), len(active), max_gone)
+    _refuse_mass_removal(sorted(active & (lost | {*book.changes["removed"]})), len(active), max_gone)
     book.form_blocks(block_size)
     return book.rows, Changes(**{name: tuple(paths) for name, paths in book.changes.items()})
 
 
-def _refuse_mass_removal(gone: int, active: int, max_gone: float) -> None:
-    if active and gone / active > max_gone:
+def _refuse_mass_removal(gone: Sequence[str], active: int, max_gone: float) -> None:
+    if active and len(gone) / active > max_gone:
+        named = ", ".join(gone[:3]) + f" and {len(gone) - 3} more" * (len(gone) > 3)
         raise CatalogError(
-            f"{gone} of {active} images are gone from the image folder or cannot be reached, more than "
+            f"{len(gone)} of {active} images are gone from the image folder or cannot be reached ({named}), more than "
             f"data.max_gone = {max_gone:g}; nothing was marked as removed: if a share is not mounted, mount it; if "
             "they were meant to go, run once with BLUEMASK__DATA__MAX_GONE=1"
         )

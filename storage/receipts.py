@@ -3,10 +3,16 @@
 from __future__ import annotations
 
 import hashlib
+from datetime import UTC, datetime
 from typing import TypeVar
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
+
+
+def now() -> str:
+    """This moment in UTC, ISO 8601, to the second."""
+    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 class Sealed(BaseModel):

@@ -21,7 +21,8 @@ from pydantic import BaseModel, ConfigDict, Field
 from storage.arrays import content_digest
 from storage.documents import COPIES, DamagedError
 from storage.lock import reviews_lock
-from storage.store import Store, StoreError, now
+from storage.receipts import now
+from storage.store import Store, StoreError
 
 Verdict = Literal["accept", "reject", "correct"]
 """Good as it is; not to be used; needs correction."""

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +17,7 @@ from storage.documents import COPIES, Documents, file_digest, lacking
 from storage.index import NAME, Mark, gather, read_index, write_index
 from storage.lock import RELEASED, guard, writer_lock
 from storage.objects import LocalObjects, Objects
-from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, seal, unseal
+from storage.receipts import ArrayRecord, Failure, FileRecord, Receipt, now, seal, unseal
 
 
 class StoreError(RuntimeError):
@@ -31,11 +30,6 @@ class NoStoreError(StoreError, ValueError):
 
 class WrongInputError(StoreError, ValueError):
     """What was asked of a sound store cannot be: a name that it does not know, or a place that must not be written to."""
-
-
-def now() -> str:
-    """This moment in UTC, ISO 8601, to the second."""
-    return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def _remote(root: Path) -> str | None:
@@ -152,24 +146,32 @@ class Store:
 
     def intact(self, receipt: Receipt) -> bool:
         """Whether every file that the receipt names is there with its size (contents are not read)."""
-        return self.objects.holds(
-            receipt.group, {name: record.size for name, record in receipt.files.items()}
-        )
+        return self.objects.holds(receipt.group, {name: file.size for name, file in receipt.files.items()})
 
     # -- arrays -----------------------------------------------------------------------------------
 
-    def read(self, receipt: Receipt, name: str, rows: slice = slice(None)) -> np.ndarray:
-        """One array of a block, or some of its images. Raises StoreError where files are missing or damaged."""
+    def read(self, receipt: Receipt, name: str) -> np.ndarray:
+        """One array of a block, whole. Raises StoreError where files are missing or damaged."""
+        return self.reader(receipt, name)(slice(None))
+
+    def reader(self, receipt: Receipt, name: str) -> Callable[[slice], np.ndarray]:
+        """What reads images of one array, as often as it is called; then and now StoreError is raised as by `read`."""
         self._require(receipt, name)
-        try:
-            value = read_array(self.objects.zarr(receipt.group), name, rows)
-        except Exception as error:  # whatever a codec raises on damaged bytes
-            raise StoreError(self._damaged(receipt, name, str(error))) from error
-        if value.shape != (len(range((shape := receipt.arrays[name].shape)[0])[rows]), *shape[1:]):
-            raise StoreError(self._damaged(receipt, name, f"shape {value.shape}"))
-        if not self.intact(receipt):  # what was removed on the way was read as fill, that is, as "no defect"
-            raise StoreError(self._damaged(receipt, name, "files vanished while it was read"))
-        return value
+        place, (images, *rest) = self.objects.zarr(receipt.group), receipt.arrays[name].shape
+
+        def read(rows: slice) -> np.ndarray:
+            try:
+                value = read_array(place, name, rows)
+            except MemoryError:
+                raise
+            except Exception as error:  # whatever a codec raises on damaged bytes
+                raise StoreError(self._damaged(receipt, name, str(error))) from error
+            # what was removed on the way was read as fill, that is, as "no defect"
+            if value.shape != (len(range(images)[rows]), *rest) or not self.intact(receipt):
+                raise StoreError(self._damaged(receipt, name, "files changed or vanished while it was read"))
+            return value
+
+        return read
 
     def read_image(self, receipt: Receipt, name: str, row: int, *part: int | slice) -> np.ndarray:
         """One image's part of an array, without its leading axis; reads no other image's chunks.
@@ -198,7 +200,7 @@ class Store:
 
     def _damaged(self, receipt: Receipt, name: str, why: str) -> str:
         remedy = f"`bluemask verify {self.name} --repair` makes it anew"
-        return f"{receipt.group}/{name} is damaged ({why}); {remedy}"
+        return f"{receipt.group}/{name} is damaged ({why.split(' Stored: ')[0]}); {remedy}"
 
     def commit(
         self,
@@ -337,9 +339,7 @@ class Store:
         known = self.classes()
         merged = known + [name for name in dict.fromkeys(names) if name not in known]
         if len(merged) > 254:
-            raise StoreError(
-                f"{len(merged)} classes; a label map has room for 254 (0 background, 255 unknown)"
-            )
+            raise StoreError(f"{len(merged)} classes; a label map has room for 254 (0 none, 255 unknown)")
         return merged
 
     def add_classes(self, names: Iterable[str]) -> list[str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 
 import numpy as np
@@ -20,12 +19,12 @@ class Streamed:
     """
 
     def __init__(self, store: Store, receipt: Receipt, name: str) -> None:
-        """Begins to read. receipt: of the block, which holds the array."""
+        """Begins to read. receipt: of the block, which holds the array. Raises StoreError where files of it are missing."""
         record = receipt.arrays[name]
         self.shape = record.shape
         size = int(np.prod(self.shape)) * np.dtype(record.dtype).itemsize
         self._step = together(self.shape[0], size)
-        self._read: Callable[[slice], np.ndarray] = lambda rows: store.read(receipt, name, rows)
+        self._read = store.reader(receipt, name)
         self._pool = ThreadPoolExecutor(max_workers=1, thread_name_prefix=f"read {name}")
         self._first, self._here = 0, np.empty(0)
         self._ahead: tuple[int, Future[np.ndarray]] | None = self._submit(0)
@@ -41,9 +40,10 @@ class Streamed:
         if not self._first <= n < self._first + len(self._here):
             first = n // self._step * self._step
             self._here = np.empty(0)  # the next ones come in place of these
-            if self._ahead is None or self._ahead[0] != first:  # begun anew, as where memory did not suffice
-                self._ahead = self._submit(first)
-            self._here = self._ahead[1].result()
+            ahead, self._ahead = self._ahead, None  # one that failed is not asked again
+            if ahead is None or ahead[0] != first:  # begun anew, as where memory did not suffice
+                ahead = self._submit(first)
+            self._here = ahead[1].result()
             self._first = first
             following = first + self._step
             self._ahead = self._submit(following) if following < len(self) else None

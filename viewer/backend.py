@@ -102,16 +102,20 @@ class Backend:
 
     def thumbnail(self, image: int) -> bytes:
         """A small JPEG of an image with the outline of the label that counts."""
+        return self.thumbnail_of(image)[0]
+
+    def thumbnail_of(self, image: int) -> tuple[bytes, bool]:
+        """The thumbnail, and whether its label could be read: only then it may be kept by a browser."""
         opened = self.open(image, only=("ingest", "fuse"))
         if "ingest" not in opened.receipts:
             raise Missing(f"{opened.row['path']} has not been read yet")
-        label = None
+        label, damaged = None, False
         if opened.row["corrected"] or "fuse" in opened.receipts:
             try:
                 label = opened.item.label(self.reviews)
-            except StoreError:  # a damaged review or label: the image's own page says so
-                label = None
-        return panels.thumbnail(opened.item.array("image"), label)
+            except StoreError:  # of review or label: the image's own page says which
+                damaged = True
+        return panels.thumbnail(opened.item.array("image"), label, damaged=damaged), not damaged
 
     def panel(self, image: int, name: str, slot: int, version: str) -> bytes:
         """One panel as PNG. Raises Missing for a name or slot that it does not have, Torn as `open` does."""

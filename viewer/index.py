@@ -16,8 +16,8 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 4
-"""Raised whenever the tables change: an index of another version is made anew."""
+VERSION = 5
+"""Raised whenever the tables, or what figures mean, change: an index of another version is made anew."""
 SORTS = {
     "doubt": "doubt",
     "entropy": "entropy",

@@ -23,7 +23,7 @@ SORT_TITLES = {
     "doubt": "Most doubtful first",
     "entropy": "Views disagree (entropy)",
     "disagreement": "P1 and P2 disagree",
-    "empty": "Confident, but empty",
+    "empty": "Missing from P",
     "unsure": "Lowest confidence",
     "name": "Name",
 }

@@ -185,10 +185,11 @@ def png(picture: Rgba) -> bytes:
     return data.tobytes()
 
 
-def thumbnail(image: np.ndarray, label: np.ndarray | None) -> bytes:
+def thumbnail(image: np.ndarray, label: np.ndarray | None, *, damaged: bool = False) -> bytes:
     """A small picture of an image with the outline of its label, as JPEG.
 
     image: (y, x, channel=3) uint8; label: (y, x) uint8 label map, None where there is none yet.
+    damaged: there is one that cannot be read: the picture says so, as without an outline it would look like no defect.
     """
     small = np.ascontiguousarray(within(image, THUMB, smooth=True))
     size = (small.shape[1], small.shape[0])
@@ -200,6 +201,13 @@ def thumbnail(image: np.ndarray, label: np.ndarray | None) -> bytes:
                 share = cv2.resize((label == k).astype(np.float32), size, interpolation=cv2.INTER_AREA)
                 inside = (share >= share.max()).astype(np.uint8)
             _outline(small, inside, style.colour(k))
+    if damaged:
+        height, width = small.shape[:2]
+        small[: max(12, height // 5)] = (200, 30, 30)
+        place, size_of_text = (4, max(10, height // 7)), max(0.3, width / 260)
+        cv2.putText(
+            small, "damaged", place, cv2.FONT_HERSHEY_SIMPLEX, size_of_text, (255, 255, 255), 1, cv2.LINE_AA
+        )
     done, data = cv2.imencode(".jpg", small[..., ::-1], [cv2.IMWRITE_JPEG_QUALITY, 88])
     if not done:
         raise RuntimeError(f"a thumbnail of shape {small.shape} could not be packed as JPEG")

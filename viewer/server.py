@@ -111,8 +111,9 @@ def _pages(app: FastAPI, site: Site) -> None:
 def _pictures(app: FastAPI, site: Site) -> None:
     @app.get("/thumb/{image}.jpg")
     def thumb(image: Id, v: Version = "") -> Response:
-        how = FOREVER if v else {"cache-control": "no-store"}
-        return Response(site.backend().thumbnail(image), media_type="image/jpeg", headers=how)
+        picture, sound = site.backend().thumbnail_of(image)
+        how = FOREVER if v and sound else {"cache-control": "no-store"}
+        return Response(picture, media_type="image/jpeg", headers=how)
 
     @app.get("/panel/{image}/{name}.png")
     def panel(

@@ -1,6 +1,7 @@
 """Whatever lies in the image folder: each bad file is named with reason and remedy, the good ones come out alike."""
 
 import os
+import shutil
 import struct
 import zlib
 
@@ -17,6 +18,7 @@ from flows.outputs import finished
 from flows.steps import Run
 from storage.catalog import load
 from storage.documents import file_digest
+from storage.lock import writer_lock
 from storage.sources import SourceError
 from tasks.registry import stages
 
@@ -305,6 +307,18 @@ def test_an_unknown_class_is_a_class_of_its_own_and_said_to_be_new(site):
     found = look(site, text)
     assert found.classes[-1] == "dnet"
     assert any("'dnet'" in problem and "new" in problem for problem in found.problems), found.problems
+
+
+def test_the_same_picture_with_different_labels_is_told(site):
+    shutil.copyfile(site.images / "dent" / "001.png", site.images / "blob" / "also.png")
+    shutil.copyfile(site.images / "dent" / "001.png", site.images / "dent" / "again.png")
+    shutil.copyfile(site.images / "dent" / "005.png", site.images / "dent" / "twice.png")
+    with writer_lock(site.store.root):
+        told = [p for p in Run(site.store, site.config, Silent(), dry=True).catalogue.problems if "same" in p]
+    assert len(told) == 1
+    assert told[0].startswith("the same picture has different labels: ")
+    for part in ("blob/also.png (blob)", "dent/001.png (dent)", "dent/again.png (dent)"):
+        assert part in told[0]
 
 
 def test_no_stage_sees_a_bad_name_twice(site):

@@ -1,13 +1,19 @@
 """A bar moves with every image, not with every block: with a large network a block takes half an hour."""
 
+import io
+
 import numpy as np
 import pytest
+from rich.console import Console
+from rich.progress import Progress
 from small_run import Silent
 
 from flows import execute
 from flows.execute import BlockError
+from flows.progress import Bars
 from flows.steps import Run
 from storage.lock import writer_lock
+from storage.objects import StoreUnwritableError
 from tasks.registry import stage
 
 
@@ -75,6 +81,43 @@ def test_what_failed_is_not_done(run, monkeypatch):
         run.job.run(stage("mask"), block)
     assert min(heard.steps["mask"]) < 0
     assert sum(heard.steps["mask"]) == 0
+
+
+def test_what_could_not_be_written_is_not_done(run, monkeypatch):
+    run, heard = run
+
+    def full(*words, **more):
+        raise StoreUnwritableError("no space left")
+
+    monkeypatch.setattr(run.store, "commit", full)
+    with pytest.raises(StoreUnwritableError):
+        again(run, "mask")
+    assert sum(heard.steps["mask"]) == 0
+
+
+def test_a_bar_that_was_full_goes_on_after_a_failure():
+    with Progress(console=Console(file=io.StringIO())) as progress:
+        shown = Bars(progress)
+        shown.start("mask", 64, "images")
+        shown.advance("mask", 64)
+        shown.advance("mask", -64)
+        shown.advance("mask", 10)
+        assert not progress.tasks[0].finished
+
+
+def test_embeddings_of_several_shards_give_the_same_masks(site, monkeypatch):
+    monkeypatch.setattr("storage.arrays.PIECE", 1)
+    blocks = ("b000000", "b000001")
+    masks = {block: site.store.receipt("mask", block).arrays for block in blocks}
+    with writer_lock(site.store.root):
+        run = Run(site.store, site.config, Heard())
+        again(run, "embed")
+        again(run, "mask")
+    for block in blocks:
+        receipt = site.store.receipt("embed", block)
+        shards = [name for name in receipt.files if name.startswith("embedding/c/")]
+        assert len(shards) == receipt.images > 1
+    assert {block: site.store.receipt("mask", block).arrays for block in blocks} == masks
 
 
 def test_what_is_encoded_on_the_way_is_told_once(site):

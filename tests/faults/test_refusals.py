@@ -168,7 +168,9 @@ def test_a_failing_block_is_reported_and_the_rest_is_done(site, monkeypatch):
 def test_more_than_a_twentieth_gone_stops_the_run(site):
     before = load(site.store)
     (site.images / "dent" / "001.png").unlink()  # one of eight
-    with pytest.raises(CatalogError, match=r"1 of 8 images are gone.*nothing was marked.*MAX_GONE=1"):
+    with pytest.raises(
+        CatalogError, match=r"1 of 8 images are gone.*\(dent/001.png\).*nothing was marked.*MAX_GONE=1"
+    ):
         forecast(site)
     assert load(site.store) == before
 

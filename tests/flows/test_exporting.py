@@ -12,7 +12,7 @@ from flows.exporting import Choice, export_store, import_masks, part_of, split_o
 from flows.outputs import finished, show_images
 from flows.summary import plan_of
 from storage.reviews import Review, Reviews, label_digest
-from storage.store import WrongInputError
+from storage.store import StoreError, WrongInputError
 from tasks.export import ExportError
 from tasks.export_label_studio import encode
 
@@ -221,3 +221,18 @@ def test_an_image_whose_review_is_damaged_is_left_out_with_the_remedy(labelled, 
     said = " ".join(capsys.readouterr().out.split())
     assert "1 with a damaged review" in said
     assert "--repair" in said
+
+
+def test_an_export_that_is_broken_off_says_so_in_its_folder(labelled, tmp_path):
+    item, out = first(labelled), tmp_path / "out"
+    receipt = labelled.store.receipt("fuse", item.row.block)
+    shard = next(p for p in (labelled.store.root / receipt.group / "p" / "c").rglob("*") if p.is_file())
+    before = shard.read_bytes()
+    shard.write_bytes(before[:60] + bytes([before[60] ^ 1]) + before[61:])
+    with pytest.raises(StoreError, match=r"^\w+/\S+: arrays/fuse.*is damaged") as error:
+        export_store(labelled.store.root, out, Console())
+    assert "\\x" not in str(error.value)
+    assert "broken off" in (out / "UNFINISHED.txt").read_text()
+    shard.write_bytes(before)
+    export_store(labelled.store.root, out, Console())
+    assert not (out / "UNFINISHED.txt").exists()

@@ -4,7 +4,7 @@ import tracemalloc
 import numpy as np
 import pytest
 
-from storage.arrays import ArraySpec
+from storage.arrays import ArraySpec, read_array
 from storage.store import Store, StoreError
 from storage.streams import Streamed
 
@@ -54,12 +54,12 @@ def test_in_any_order_and_again(store, receipt, value):
 def test_each_shard_is_read_once_and_before_it_is_wanted(store, receipt, monkeypatch):
     read, begun = [], threading.Semaphore(0)
 
-    def noted(receipt, name, rows, before=store.read):
+    def noted(place, name, rows):
         read.append((rows.start, threading.current_thread() is threading.main_thread()))
         begun.release()
-        return before(receipt, name, rows)
+        return read_array(place, name, rows)
 
-    monkeypatch.setattr(store, "read", noted)
+    monkeypatch.setattr("storage.store.read_array", noted)
     found = Streamed(store, receipt, "embedding")
     for n in range(40):
         if n % 2 == 0:  # of the shard that the next image is in: nobody has asked for it yet
@@ -106,3 +106,21 @@ def test_an_older_store_has_one_shard(store, value, monkeypatch):
     found = Streamed(store, receipt, "embedding")
     for n in range(40):
         np.testing.assert_array_equal(found[n], value[n])
+
+
+def test_where_memory_did_not_suffice_once_it_is_read_again(store, receipt, value, monkeypatch):
+    """And is told as what it is: a batch can be halved, a damaged file cannot."""
+    short = [True]
+
+    def reading(place, name, rows):
+        if rows.start == 4 and short:
+            short.pop()
+            raise MemoryError("Unable to allocate 128 kB")
+        return read_array(place, name, rows)
+
+    monkeypatch.setattr("storage.store.read_array", reading)
+    found = Streamed(store, receipt, "embedding")
+    found[3]
+    with pytest.raises(MemoryError):
+        found[4]
+    np.testing.assert_array_equal(found[4], value[4])

@@ -57,3 +57,7 @@ def test_encoding_never_depends_on_a_label():
 def test_the_page_holds_the_table_of_the_declarations():
     page = PAGE.read_text(encoding="utf-8")
     assert with_tables(page) == page, "run `make docs`"
+
+
+def test_what_is_streamed_is_read():
+    assert all(one.streamed <= set(one.inputs) for one in stages())

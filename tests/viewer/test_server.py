@@ -356,6 +356,24 @@ def test_hostile_names_reach_the_page_as_they_are(client, backend):
     assert client.get(f"/thumb/{row['id']}.jpg").status_code == 200
 
 
+def test_a_label_that_cannot_be_read_shows_in_its_thumbnail_and_is_not_kept(client, backend):
+    image = ids(backend, label="blob")[0]
+    row = backend.index.image(image)
+    sound = client.get(f"/thumb/{image}.jpg?v=1")
+    assert "immutable" in sound.headers["cache-control"]
+    group = backend.store.root / backend.store.receipt("fuse", row["block"]).group
+    shard = next(path for path in (group / "p" / "c").rglob("*") if path.is_file())
+    data = bytearray(shard.read_bytes())
+    data[60] ^= 1
+    shard.write_bytes(data)
+    found = client.get(f"/thumb/{image}.jpg?v=1")
+    assert found.headers["cache-control"] == "no-store"
+    band = np.asarray(Image.open(io.BytesIO(found.content)))[0].reshape(-1, 3).mean(0)
+    assert band[0] > band[1] + 100, "red"
+    data[60] ^= 1
+    shard.write_bytes(data)
+
+
 def test_the_editor_warms_sam_up_once_before_the_first_click(backend):
     asked = []
     backend.segment = lambda item, points: asked.append(points)
