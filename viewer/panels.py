@@ -191,7 +191,7 @@ def thumbnail(image: np.ndarray, label: np.ndarray | None, *, damaged: bool = Fa
     image: (y, x, channel=3) uint8; label: (y, x) uint8 label map, None where there is none yet.
     damaged: there is one that cannot be read: the picture says so, as without an outline it would look like no defect.
     """
-    small = np.ascontiguousarray(within(image, THUMB, smooth=True))
+    small = np.array(within(image, THUMB, smooth=True), order="C")  # drawn upon
     size = (small.shape[1], small.shape[0])
     counts = np.zeros(256) if label is None else cv2.calcHist([label], [0], None, [256], [0, 256]).ravel()
     for k in np.flatnonzero(counts).tolist():
