@@ -10,8 +10,10 @@ from rich.console import Console
 from small_run import Silent
 
 from flows import promotion
+from flows.config import load_config
 from flows.forecast import print_plan
 from flows.outcome import Selection
+from flows.rerun import rerun_stage
 from flows.steps import Run
 from flows.upkeep import prune_store
 from storage.catalog import load
@@ -241,3 +243,15 @@ def test_arrays_of_retired_blocks_go_with_time(site):
     assert not any((site.store.root / "arrays" / stage.name / block).exists() for stage in stages())
     assert site.finish() == {}
     assert list(verify(site.store)) == []
+
+
+def test_a_copied_store_is_done_again_itself(site, tmp_path, monkeypatch):
+    copy = tmp_path / "elsewhere.store"
+    shutil.copytree(site.store.root, copy)
+    asked = []
+    monkeypatch.setattr(
+        "flows.rerun.run_config", lambda config, console, selection: asked.append(load_config(config))
+    )
+    rerun_stage(copy, "mask", Console(), failed=False, images=())
+    assert asked[0].store == copy.resolve()
+    assert asked[0].data.folder == site.config.data.folder
