@@ -21,11 +21,8 @@ def rerun_stage(root: Path, stage: str, console: Console, *, failed: bool, image
     root: the store; failed: only blocks on which it failed; images: only blocks that hold one of these paths.
     Raises StoreError for a stage or an image that is not there.
     """
-    store = Store.existing(root)
-    settings = stored_config(store).model_dump(mode="json")
-    if store.local:  # a copy is itself, not what it was copied from
-        settings["store"] = str(root.resolve())
+    settings = stored_config(Store.existing(root))
     with tempfile.TemporaryDirectory(prefix="bluemask-") as folder:
         config = Path(folder) / "config.yaml"
-        config.write_text(yaml.safe_dump(settings), encoding="utf-8")
+        config.write_text(yaml.safe_dump(settings.model_dump(mode="json")), encoding="utf-8")
         return run_config(config, console, Selection(stage, failed=failed, images=tuple(images)))

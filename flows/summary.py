@@ -98,11 +98,12 @@ def _print_faults(summary: Summary, console: Console) -> None:
 
 
 def stored_config(store: Store) -> Config:
-    """The config of the store's last run, with absolute paths."""
+    """The config of the store's last run, with absolute paths; of a copy or a moved store it names the place where that is now."""
     data = store.documents.read("config.yaml")
     if data is None:
         raise FileNotFoundError(f"{store.name}/config.yaml is missing; `bluemask run CONFIG` writes it")
-    return build_config(yaml.safe_load(data), f"{store.name}/config.yaml")
+    here = {"store": str(store.root.resolve())} if store.local else {}
+    return build_config(yaml.safe_load(data) | here, f"{store.name}/config.yaml")
 
 
 def plan_of(store: Store, config: Config) -> Plan:
