@@ -187,18 +187,16 @@ def export(
         str | None,
         typer.Option(help="copy, link or none: whether the images lie beside their labels; by format."),
     ] = None,
-    reviewed: Annotated[
-        bool, typer.Option("--reviewed", help="Only labels that were accepted or corrected.")
+    reviewed: Annotated[bool, typer.Option("--reviewed", help="Only accepted or corrected labels.")] = False,
+    outdated: Annotated[
+        bool,
+        typer.Option("--outdated", help="Also labels of an earlier run, if image and class are the same."),
     ] = False,
     confidence: Annotated[
         float, typer.Option(min=0, max=1, help="Pixels of P below this confidence become 255.")
     ] = 0.0,
-    classes: Annotated[
-        str, typer.Option(help="Only images of these classes, with commas; other classes become 255.")
-    ] = "",
-    split: Annotated[
-        str, typer.Option(help="Shares of train, val and test; an image's content decides.")
-    ] = "1",
+    classes: Annotated[str, typer.Option(help="Only these classes, with commas; others become 255.")] = "",
+    split: Annotated[str, typer.Option(help="Shares of train, val, test; an image's content decides.")] = "1",
 ) -> None:
     """Write the labels that count (a corrected mask, else P) in a format that trainers and annotators read.
 
@@ -211,7 +209,7 @@ def export(
     if images not in (None, "copy", "link", "none"):
         raise typer.BadParameter(f"{images!r}: expected copy, link or none", param_hint="--images")
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    choice = Choice(reviewed, confidence, names, split_of(split))
+    choice = Choice(reviewed, confidence, names, split_of(split), outdated)
     export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
 
 

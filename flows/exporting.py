@@ -11,7 +11,8 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from flows.outputs import finished
+from flows.outputs import finished, fresh_labels, outdated_labels
+from flows.plan import Plan
 from flows.summary import plan_of, stored_config
 from storage.reviews import Review, Reviews, label_digest
 from storage.store import Store, StoreError, WrongInputError
@@ -31,13 +32,15 @@ class Choice:
     """Which labels are exported, and how.
 
     reviewed: only accepted and corrected ones; confidence: below it a pixel becomes 255; classes: only images
-    whose label names one of these, other classes become 255; split: shares of train, val and test.
+    whose label names one of these, other classes become 255; split: shares of train, val and test; outdated: also those
+    of an earlier run (see `flows.outputs.outdated_labels`).
     """
 
     reviewed: bool = False
     confidence: float = 0.0
     classes: tuple[str, ...] = ()
     split: tuple[float, ...] = (1.0,)
+    outdated: bool = False
 
 
 def split_of(text: str) -> tuple[float, ...]:
@@ -151,7 +154,8 @@ def export_store(
     wanted, choice = format_of(kind), choice or Choice()
     store = Store.existing(root)
     config = stored_config(store)
-    items = finished(store, config)
+    plan = plan_of(store, config)
+    items, old = _found(store, plan, choice)
     _refuse_places(out, config.data.folder, store)
     _refuse_mixture(out, kind)
     selection = Selection(store, items, choice, config.data.folder)
@@ -184,9 +188,32 @@ def export_store(
             "export into an empty folder if that matters",
             highlight=False,
         )
-    waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
+    if old:
+        console.print(
+            f"[yellow]{old} labels are of an earlier run[/], before something changed: bluemask status {root}",
+            highlight=False,
+        )
+    waiting = sum(row.status == "active" for row in plan.rows) - len(items)
     if waiting:
-        console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")
+        console.print(
+            f"[yellow]{waiting} images have no {'' if choice.outdated else 'up-to-date '}label[/]: bluemask status {root}"
+        )
+
+
+def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], int]:
+    """Images that have a label, and how many of these are outdated. Raises StoreError where there is none."""
+    fresh = fresh_labels(store, plan)
+    old = outdated_labels(store, plan) if choice.outdated or not fresh else []
+    if not fresh and not old:
+        raise StoreError(
+            f"{store.root} holds no label of the images as they are (`bluemask status` says why); `bluemask run CONFIG` makes them"
+        )
+    if not fresh and not choice.outdated:
+        raise StoreError(
+            f"{store.root} holds no up-to-date label (`bluemask status` says why), but {len(old)} of an earlier run: "
+            "`--outdated` exports these; `bluemask run CONFIG` makes new ones"
+        )
+    return sorted(fresh + old, key=lambda item: item.row.path), len(old)
 
 
 def _refuse_places(out: Path, images: Path, store: Store) -> None:

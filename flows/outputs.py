@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
@@ -15,6 +15,7 @@ from rich.progress import track
 from rich.table import Table
 
 from flows.config import Config
+from flows.plan import Plan
 from flows.summary import plan_of, stored_config
 from storage.pixels import read_label_map
 from storage.store import Store, StoreError, WrongInputError
@@ -28,21 +29,56 @@ from viewer.strip import StripRow, save, strip
 
 def finished(store: Store, config: Config) -> list[Labelled]:
     """Every image whose label map P is fresh, in the order of paths. Raises StoreError where none is."""
-    found, plan = [], plan_of(store, config)
-    for block, rows in plan.blocks.items():
-        if not plan.fresh(stage("fuse"), block):
-            continue  # the label it has may be one that its class has left
-        failed = plan.receipts["ingest"][block].failed
-        found += [
-            Labelled(store, row, place)
-            for place, row in enumerate(rows)
-            if row.status == "active" and row.id not in failed
-        ]
+    found = fresh_labels(store, plan_of(store, config))
     if not found:
         raise StoreError(
             f"{store.root} holds no up-to-date label (`bluemask status` says why); `bluemask run CONFIG` makes them"
         )
+    return found
+
+
+def fresh_labels(store: Store, plan: Plan) -> list[Labelled]:
+    """Every image whose label map P is fresh, in the order of paths."""
+    return _labels(store, plan, [block for block in plan.blocks if plan.fresh(stage("fuse"), block)])
+
+
+def outdated_labels(store: Store, plan: Plan) -> list[Labelled]:
+    """Images whose label map P is of an earlier config, network or version, but of the very same pixels and classes.
+
+    So last night's labels are at hand while a run makes new ones, or after one that was broken off. In the order of
+    paths. Raises StoreError where an array is damaged.
+    """
+    blocks = [
+        block for block in plan.blocks if not plan.fresh(stage("fuse"), block) and _made_before(plan, block)
+    ]
+    return [item for item in _labels(store, plan, blocks) if _of_these_pixels(item, plan.classes)]
+
+
+def _labels(store: Store, plan: Plan, blocks: Iterable[str]) -> list[Labelled]:
+    found = [
+        Labelled(store, row, place)
+        for block in blocks
+        for place, row in enumerate(plan.blocks[block])
+        if row.status == "active" and row.id not in plan.receipts["ingest"][block].failed
+    ]
     return sorted(found, key=lambda item: item.row.path)
+
+
+def _made_before(plan: Plan, block: str) -> bool:
+    """Whether a block has a P that was made from the images and classes that `ingest` read last."""
+    made, read = (plan.receipts[name].get(block) for name in ("fuse", "ingest"))
+    if made is None or read is None or not plan.intact(made) or not plan.intact(read):
+        return False
+    return all(
+        made.reasons.get(f"array {name}") == read.arrays[name].digest for name in ("sha256", "slot_class")
+    )
+
+
+def _of_these_pixels(item: Labelled, classes: Sequence[str]) -> bool:
+    """Whether an image's arrays are of its present content and label, though `ingest` may be yet to read others."""
+    slots = item.array("slot_class")
+    named = sorted(classes.index(name) + 1 for name in item.row.labels)
+    return item.array("sha256").tobytes().hex() == item.row.sha256 and sorted(slots[slots > 0]) == named
 
 
 # -- scores -----------------------------------------------------------------------------------------------

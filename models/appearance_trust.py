@@ -7,7 +7,10 @@ from collections.abc import Sequence
 import numpy as np
 import torch
 
-from models.appearance import Appearance, Lesson, judged
+from models.appearance import BOUND, Appearance, Lesson, judged
+
+VOLUMES = np.linspace(0, 1, 21)
+"""What is tried."""
 
 
 @torch.inference_mode()
@@ -15,7 +18,8 @@ def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]
     """How far a network may be listened to: how well it tells defects from ground in images that did not teach it.
 
     For each class, 2 AUROC - 1 over the cells of the unseen images that are asked for it: 1 where every cell of a defect
-    lies above all others, 0 where they lie in no order. A class that no teacher shows gets 0, and so does one that no
+    lies above all others, 0 where they lie in no order; times the volume that fits what it says (see `_volume`), as cells that
+    lie in order may yet all be called ground. A class that no teacher shows gets 0, and so does one that no
     unseen image shows. One number a class is read off the images that the network will judge; no weight is, and no mask.
     taught, unseen: what the network learned from, and the others. Returns (class,) float32 in [0, 1].
     """
@@ -32,7 +36,8 @@ def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]
                     found[k].append(np.stack([logits[k][known], target[known], one.weight[known]]))
     for k, cells in found.items():
         if cells:
-            trust[k] = max(0.0, 2 * _auroc(*np.concatenate(cells, 1)) - 1)
+            known = np.concatenate(cells, 1)
+            trust[k] = max(0.0, 2 * _auroc(*known) - 1) * _volume(*known)
     return trust
 
 
@@ -79,3 +84,19 @@ def _auroc(value: np.ndarray, share: np.ndarray, weight: np.ndarray) -> float:
     if not defect.sum() or not ground.sum():
         return 0.5
     return float((defect * (ground.cumsum() - ground / 2)).sum() / (defect.sum() * ground.sum()))
+
+
+def _volume(value: np.ndarray, share: np.ndarray, weight: np.ndarray) -> float:
+    """Share, in [0, 1], of its own logits with which a network would best predict what it is asked: 1 if it is calibrated.
+
+    value: (cell,) logits; share, weight: (cell,), as in `_auroc`. That with the highest likelihood, defect and ground counting
+    alike; 0 says that silence fits better. FIGURES
+    """
+    said = np.clip(value, -BOUND, BOUND)
+    defect, ground = weight * share, weight * (1 - share)
+    fits = [
+        -(defect * np.logaddexp(0, -part * said)).sum() / max(defect.sum(), 1e-6)
+        - (ground * np.logaddexp(0, part * said)).sum() / max(ground.sum(), 1e-6)
+        for part in VOLUMES
+    ]
+    return float(VOLUMES[int(np.argmax(fits))])

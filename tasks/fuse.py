@@ -118,6 +118,11 @@ def chosen(share: np.ndarray, both: np.ndarray, classes: np.ndarray) -> np.ndarr
     return slot
 
 
+def undecided(arrays: Arrays) -> Arrays:
+    """What `fuse` reads, with P1 and P2 left open everywhere: the network alone decides, and is judged by what it says."""
+    return arrays | {name: np.full_like(arrays[name], UNKNOWN) for name in ("p1", "p2")}
+
+
 def label_map(slot: np.ndarray, classes: np.ndarray) -> np.ndarray:
     """Slots, as `chosen` gives them, as classes: there is no 255, and no class that the image lacks.
 

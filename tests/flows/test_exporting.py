@@ -1,9 +1,11 @@
 import json
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pytest
+import yaml
 from PIL import Image
 from rich.console import Console
 
@@ -11,6 +13,8 @@ from flows import training
 from flows.exporting import Choice, export_store, import_masks, part_of, split_of
 from flows.outputs import finished, show_images
 from flows.summary import plan_of
+from storage.catalog import load, save
+from storage.receipts import seal
 from storage.reviews import Review, Reviews, label_digest
 from storage.store import StoreError, WrongInputError
 from tasks.export import ExportError
@@ -63,6 +67,51 @@ def test_what_was_rejected_stays_out_until_its_label_changes(labelled, tmp_path)
     assert stem(item) not in exported(labelled, tmp_path / "a")
     reviews.add(item.row.sha256, Review(verdict="reject", judged="another label"))
     assert stem(item) in exported(labelled, tmp_path / "b")
+
+
+def outdate(labelled):
+    """Another config: every label is of an earlier one."""
+    config = yaml.safe_load((labelled.store.root / "config.yaml").read_text())
+    config["cam"]["low"] /= 2
+    labelled.store.documents.write("config.yaml", yaml.safe_dump(config).encode())
+
+
+def test_labels_of_an_earlier_run_are_exported_where_that_is_asked_for(labelled, tmp_path):
+    before = exported(labelled, tmp_path / "before")
+    outdate(labelled)
+    with pytest.raises(StoreError, match=f"but {len(before)} of an earlier run: `--outdated`"):
+        exported(labelled, tmp_path / "none")
+    after = exported(labelled, tmp_path / "after", choice=Choice(outdated=True))
+    assert after.keys() == before.keys()
+    assert all(np.array_equal(after[name], before[name]) for name in before)
+
+
+def test_an_outdated_label_is_of_these_pixels_and_this_class(labelled, tmp_path):
+    outdate(labelled)
+    rows = load(labelled.store)
+    relabelled, redrawn, *others = (row for row in rows if row.status == "active")
+    changed = {
+        relabelled.id: replace(relabelled, labels=("scratch", "blob", "<b>dent</b>")),
+        redrawn.id: replace(redrawn, sha256="0" * 64),
+    }
+    save(labelled.store, [changed.get(row.id, row) for row in rows])
+    found = exported(labelled, tmp_path / "out", choice=Choice(outdated=True))
+    assert found.keys() == {row.path.removesuffix(".png") for row in others}
+
+
+def test_a_label_made_from_what_ingest_has_read_anew_since_is_left_out(labelled, tmp_path):
+    outdate(labelled)
+    block = next(row.block for row in load(labelled.store) if row.status == "active")
+    receipt = labelled.store.receipt("ingest", block)
+    record = receipt.arrays["sha256"].model_copy(update={"digest": "0" * 32})
+    changed = receipt.model_copy(update={"arrays": receipt.arrays | {"sha256": record}})
+    labelled.store.documents.write(f"receipts/ingest/{block}.json", seal(changed))
+    found = exported(labelled, tmp_path / "out", choice=Choice(outdated=True))
+    assert found.keys() == {
+        row.path.removesuffix(".png")
+        for row in load(labelled.store)
+        if row.status == "active" and row.block != block
+    }
 
 
 def test_only_reviewed_ones(labelled, tmp_path):
