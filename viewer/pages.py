@@ -85,7 +85,7 @@ def query_of(given: Mapping[str, str]) -> Query:
     known = {
         name: given[name][:300] for name in ("sort", "name", "label", "state", "review") if given.get(name)
     }
-    flags = {name: given.get(name) == "1" for name in ("split", "changed")}
+    flags = {name: given.get(name) == "1" for name in ("split", "changed", "contradicted")}
     return Query(**known, **flags)  # type: ignore[arg-type]
 
 
@@ -143,6 +143,7 @@ def _facets(index: Index, query: Query) -> dict[str, Any]:
         ],
         "split": index.meta("split") or 0,
         "changed": index.meta("changed") or 0,
+        "contradicted": index.meta("contradicted") or 0,
         "sorts": list(SORTS),
     }
 
@@ -151,7 +152,7 @@ def _card(row: dict[str, Any], query: Query, classes: list[str]) -> dict[str, An
     figure = query.sort if query.sort != "name" else "doubt"
     content = row["mask"] or row["content"]
     return {
-        **row,
+        **told(row, classes),
         "thumb": f"/thumb/{row['id']}.jpg" + (f"?v={content[:16]}" if content else ""),
         "link": address(query, f"/image/{row['id']}"),
         "figure": row[figure],
@@ -159,6 +160,13 @@ def _card(row: dict[str, Any], query: Query, classes: list[str]) -> dict[str, An
         "chips": [(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]],
         "alt": f"{row['path']}, {', '.join(row['labels']) or 'no defect'}",
     }
+
+
+def told(row: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+    """A row with the names of what its label and the classifier say, None where they do not contradict each other."""
+    names = ["no defect", *classes]
+    found = {name: None if row[name] is None else names[row[name]] for name in ("given", "said")}
+    return {**row, "given_name": found["given"], "said_name": found["said"]}
 
 
 def image(
@@ -175,7 +183,7 @@ def image(
     return render(
         "image.html",
         title=title,
-        row=row,
+        row=told(row, classes),
         data=data,
         groups=groups,
         classes=classes,
