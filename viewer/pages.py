@@ -190,6 +190,9 @@ def image(
         area=[(k, classes[k - 1], n / total) for k, n in sorted(row["area"].items()) if k <= len(classes)],
         previous=None if previous is None else address(query, f"/image/{previous}"),
         following=None if following is None else address(query, f"/image/{following}"),
+        marked=sorted(
+            {mark["class"] for marks in data.get("marks", {}).values() for mark in marks}, reverse=True
+        ),
         back=address(query),
         chips=[(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]],
         script={**data, "classes": classes, "colours": [style.colour(k + 1) for k in range(len(classes))]},
