@@ -18,6 +18,7 @@ from storage.store import Store, StoreError, WrongInputError
 from tasks.export import UNKNOWN, ExportError, Images, Sample, Target, write_classes
 from tasks.formats import format_of, reader_of
 from tasks.reading import Labelled
+from viewer.words import so_many
 
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
@@ -169,12 +170,12 @@ def export_store(
         track(_begun(selection, out, kind), "exporting", total, console=console, transient=True), target
     )
     (out / UNFINISHED).unlink(missing_ok=True)
-    console.print(f"{total} labels and classes.txt in {out}", highlight=False)
+    console.print(f"{so_many(total, 'labels')} and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
     if selection.emptied:
         console.print(
-            f"[yellow]{selection.emptied} labels are 255 everywhere[/]: no pixel of them reaches --confidence "
+            f"[yellow]{so_many(selection.emptied, 'labels')} with 255 everywhere[/]: no pixel of them reaches --confidence "
             f"{choice.confidence:g} (images in which a class of the label was found nowhere reach {config.fuse.cap:g} at most); take a lower one",
             highlight=False,
         )
@@ -186,7 +187,9 @@ def export_store(
         )
     waiting = sum(row.status == "active" for row in plan_of(store, config).rows) - len(items)
     if waiting:
-        console.print(f"[yellow]{waiting} images have no up-to-date label[/]: bluemask status {root}")
+        console.print(
+            f"[yellow]{so_many(waiting, 'images')} without an up-to-date label[/]: bluemask status {root}"
+        )
 
 
 def _refuse_places(out: Path, images: Path, store: Store) -> None:

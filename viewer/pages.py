@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from viewer import style
 from viewer.index import NO_DEFECT, REVIEWS, SORTS, STATES, Index, Page, Query
+from viewer.words import so_many
 
 SIZE = 60
 """Images a page."""
@@ -61,6 +62,7 @@ def _environment() -> Environment:
         sort_titles=SORT_TITLES, state_titles=STATE_TITLES, review_titles=REVIEW_TITLES, states=style.STATES,
         version=_asset_version(),
     )  # fmt: skip
+    environment.filters["many"] = so_many
     environment.filters["share"] = lambda value: f"{100 * value:.0f} %"
     return environment
 
