@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from rich.console import Console
@@ -102,7 +102,7 @@ def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = F
     if as_json:
         console.print_json(json.dumps(found, ensure_ascii=False))
         return
-    compared = so_many(int(str(found["P"]["images"])), "images")
+    compared = so_many(cast(int, found["P"]["images"]), "images")
     table = Table("%", title=f"{root} against {masks}: {compared}", title_justify="left")
     for version in found:
         table.add_column(version, justify="right", no_wrap=True)

@@ -61,7 +61,10 @@ def _table(summary: Summary) -> Table:
         table.add_row(name, str(blocks), str(images), f"{seconds:.1f}", f"{images / max(seconds, 1e-3):.1f}")
     table.add_section()
     table.add_row("all", "", "", f"{sum(summary.seconds.values()):.1f}", "")
-    table.caption = f"peak memory {summary.peak_gb:.1f} GB"
+    said = [f"peak memory {summary.peak_gb:.1f} GB"]
+    if summary.compared:  # a first run has nothing to compare with
+        said.insert(0, f"label maps changed: {summary.changed} of {summary.compared}")
+    table.caption = "\n".join(said)
     return table
 
 
