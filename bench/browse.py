@@ -54,6 +54,7 @@ QUERIES: dict[str, dict[str, str]] = {f"sort by {name}": {"sort": name} for name
     "reviewed": {"review": "any"},
     "changed, by entropy": {"changed": "1", "sort": "entropy"},
     "P1 and P2 split": {"split": "1"},
+    "Label contradicted": {"contradicted": "1"},
     "failed: none": {"state": "failed"},
     "class and reviewed": {"label": "dent", "review": "accept"},
 }
@@ -124,7 +125,7 @@ def simulate_figures(index: Index, images: int) -> None:
             [(*row, n) for n, row in enumerate(figures.tolist())],
         )
         some = [(n,) for n in range(0, images, 977)]
-        db.executemany("UPDATE image SET review='accept', changed=1 WHERE id=?", some)
+        db.executemany("UPDATE image SET review='accept', changed=1, contradicted=1 WHERE id=?", some)
 
 
 def best(ask: Callable[[], object], times: int = 5) -> float:

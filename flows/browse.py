@@ -20,6 +20,7 @@ import uvicorn
 from viewer.guard import hosts_of, is_loopback
 from viewer.index import Index
 from viewer.server import Site, create_app
+from viewer.words import so_many
 
 if TYPE_CHECKING:
     import numpy as np
@@ -59,7 +60,7 @@ class Keeper:
         doing, stages = "", list[str]()
         if self._backend is not None:
             done, total = self._backend.refresher.progress
-            doing = f"reading figures: {done} of {total} blocks" if total else ""
+            doing = f"reading figures: {done} of {so_many(total, 'blocks')}" if total else ""
             stages = _stage_names()
         if not doing and self._reading:
             doing = "reading the store"

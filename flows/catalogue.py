@@ -17,6 +17,7 @@ from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels
 from storage.sources import Source, scan
 from storage.store import Store
+from viewer.words import so_many
 
 RANGE = "value_range.json"
 MOST_SIDE = 65_535
@@ -86,7 +87,7 @@ def _new_classes(known: Sequence[str], found: Sequence[Found]) -> tuple[str, ...
     """A class that no run has seen before may be a misspelt one, and once given its index stays."""
     counts = Counter(name for item in found for name in item.labels if known and name not in known)
     return tuple(
-        f"class {name!r} is new ({count} image{'s' if count > 1 else ''}); if it is a misspelt one of "
+        f"class {name!r} is new ({so_many(count, 'images')}); if it is a misspelt one of "
         f"{', '.join(known)}, correct the label before you run"
         for name, count in counts.items()
     )

@@ -230,7 +230,7 @@ class Job:
         marked = [row for row in due if row.annotation and row.status == "active"]
         with ThreadPoolExecutor(max_workers=max(2, self.config.workers)) as pool:
             found = [why for why in pool.map(self._misplaced, marked) if why]
-        more = [f"and {len(found) - LISTED} more marks that do not fit"] * (len(found) > LISTED)
+        more = [f"and {len(found) - LISTED} more of such marks"] * (len(found) > LISTED)
         return found[:LISTED] + more
 
     def _misplaced(self, row: ImageRow) -> str:

@@ -19,6 +19,7 @@ from storage.store import Store, StoreError, WrongInputError
 from tasks.export import UNKNOWN, ExportError, Images, Sample, Target, write_classes
 from tasks.formats import format_of, reader_of
 from tasks.reading import Labelled
+from viewer.words import so_many
 
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
@@ -173,12 +174,12 @@ def export_store(
         track(_begun(selection, out, kind), "exporting", total, console=console, transient=True), target
     )
     (out / UNFINISHED).unlink(missing_ok=True)
-    console.print(f"{total} labels and classes.txt in {out}", highlight=False)
+    console.print(f"{so_many(total, 'labels')} and classes.txt in {out}", highlight=False)
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
     if selection.emptied:
         console.print(
-            f"[yellow]{selection.emptied} labels are 255 everywhere[/]: no pixel of them reaches --confidence "
+            f"[yellow]{so_many(selection.emptied, 'labels')} with 255 everywhere[/]: no pixel of them reaches --confidence "
             f"{choice.confidence:g} (images in which a class of the label was found nowhere reach {config.fuse.cap:g} at most); take a lower one",
             highlight=False,
         )
@@ -190,14 +191,13 @@ def export_store(
         )
     if old:
         console.print(
-            f"[yellow]{old} labels are of an earlier run[/], before something changed: bluemask status {root}",
+            f"[yellow]{so_many(old, 'labels')} of an earlier run[/], before something changed: bluemask status {root}",
             highlight=False,
         )
     waiting = sum(row.status == "active" for row in plan.rows) - len(items)
     if waiting:
-        console.print(
-            f"[yellow]{waiting} images have no {'' if choice.outdated else 'up-to-date '}label[/]: bluemask status {root}"
-        )
+        missing = "a label" if choice.outdated else "an up-to-date label"
+        console.print(f"[yellow]{so_many(waiting, 'images')} without {missing}[/]: bluemask status {root}")
 
 
 def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], int]:

@@ -19,6 +19,7 @@ from flows.catalogue import DEPTHS
 from flows.config import NORMAL, ConfigError
 from storage.pixels import UnreadableImage, read_header, read_pixels
 from storage.sources import Scan, SourceError, scan
+from viewer.words import so_many
 
 FEW = 10
 """Images of a class below which a network hardly learns it."""
@@ -93,7 +94,7 @@ class Findings:
             if name.casefold() in MARKED:
                 yield f"class {name!r} sounds like labels rather than a defect; if so, move it out of {self.folder}"
             if counts[name] < FEW:
-                images = f"{counts[name]} image{'s' if counts[name] != 1 else ''}"
+                images = f"{so_many(counts[name], 'images')}"
                 yield f"class {name!r} has {images}; a network hardly learns a class from fewer than {FEW}"
 
     def _of_files(self) -> Iterator[str]:
@@ -138,7 +139,7 @@ def _look(folder: Path, path: str) -> Look:
 def print_findings(found: Findings, console: Console) -> None:
     """What was found, as tables and sentences."""
     readable = f", {len(found.readable)} of them readable" if found.unreadable else ""
-    words = f"[bold]{escape(str(found.folder))}[/]: {len(found.looks)} images{readable}"
+    words = f"[bold]{escape(str(found.folder))}[/]: {so_many(len(found.looks), 'images')}{readable}"
     console.print(words, highlight=False, soft_wrap=True)
     table = Table("class", box=None)
     table.add_column("images", justify="right")
@@ -149,7 +150,7 @@ def print_findings(found: Findings, console: Console) -> None:
         console.print(_sizes(found.readable))
     several = sum(len(source.labels) > 1 for source in found.seen.sources)
     if several:
-        console.print(f"{several} images show more than one class")
+        console.print(f"{so_many(several, 'images')} with more than one class")
     if found.unreadable:
         console.print(f"[red]{len(found.unreadable)} cannot be read and will be quarantined[/]")
         for look in found.unreadable[:LISTED]:
@@ -184,7 +185,7 @@ def config_text(found: Findings, out: Path, store: Path) -> str:
 # A key can be overridden for one run: BLUEMASK__AUGMENT__VIEWS=4 bluemask run {out.name}
 
 data:
-  folder: {_path(found.folder, out)}   # {len(found.readable)} images that can be read, {len(found.seen.classes)} classes
+  folder: {_path(found.folder, out)}   # {so_many(len(found.readable), "images")} that can be read, {so_many(len(found.seen.classes), "classes")}
 {labels}{scaling}  # Folders or labels of these names mean "no defect":
   normal: [{", ".join(NORMAL)}]
   # What you have marked by hand, if anything: a folder of index PNGs (k a class, 0 background, 255 unmarked),

@@ -88,6 +88,7 @@ def close_night(run: Run, before: Mapping[str, str]) -> Summary:
                 f"`bluemask export {root} FOLDER` writes them for a training"
             )
     summary.contradictions, summary.contradicted = night.contradictions, night.contradicted
+    summary.changed, summary.compared = night.changed, night.compared
     if _in_a_flow():
         leave_artifacts(store, summary, night, record)
     return summary

@@ -39,6 +39,10 @@ class Summary:
     """Labels that the classifier contradicts, in words, the flattest contradictions first; at most LISTED."""
     contradictions: int = 0
     """How many there are in all."""
+    changed: int = 0
+    """Label maps that are other ones than after the last run."""
+    compared: int = 0
+    """Images that had one then, and have one now."""
     peak_gb: float = 0.0
 
     @property

@@ -6,7 +6,7 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
-from typing import NamedTuple
+from typing import NamedTuple, cast
 
 import numpy as np
 from rich.console import Console
@@ -25,6 +25,7 @@ from tasks.evaluate import Confusion, Match, find_masks, metrics, otsu_label_map
 from tasks.reading import Labelled
 from tasks.registry import stage
 from viewer.strip import StripRow, save, strip
+from viewer.words import so_many
 
 
 def finished(store: Store, config: Config) -> list[Labelled]:
@@ -137,7 +138,8 @@ def print_scores(root: Path, masks: Path, console: Console, *, as_json: bool = F
     if as_json:
         console.print_json(json.dumps(found, ensure_ascii=False))
         return
-    table = Table("%", title=f"{root} against {masks}: {found['P']['images']} images", title_justify="left")
+    compared = so_many(cast(int, found["P"]["images"]), "images")
+    table = Table("%", title=f"{root} against {masks}: {compared}", title_justify="left")
     for version in found:
         table.add_column(version, justify="right", no_wrap=True)
     heads = {"mIoU": "mIoU", "mIoU_foreground": "mIoU, defects", "ACC": "ACC", "ignored": "left open"}

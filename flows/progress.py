@@ -21,10 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
-
-def of_so_many(unit: str, count: int) -> str:
-    """The unit, a plural, as it is said of so many."""
-    return unit.removesuffix("s") if count == 1 else unit
+from viewer.words import so_many
 
 
 class RateColumn(ProgressColumn):
@@ -106,7 +103,7 @@ class Lines(Bars):
             self._done[name], self._of[name] = 0, (total, unit)
             self._since[name] = self._told[name] = now
             self._last[name], self._parts[name] = "", 0
-            self._say(name, f"{total} {of_so_many(unit, total)}" if total else "begins")
+            self._say(name, so_many(total, unit) if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
         """So many more images are done; below 0 where a block failed."""
@@ -148,7 +145,7 @@ class Lines(Bars):
 
     def _state(self, name: str) -> str:
         total, unit = self._of[name]
-        return f"{self._done[name]}/{total} {of_so_many(unit, total)}"
+        return f"{self._done[name]}/{so_many(total, unit)}"
 
     def _say(self, name: str, words: str) -> None:
         self._console.print(f"{time.strftime('%H:%M:%S')} {name}: {words}", highlight=False, markup=False)

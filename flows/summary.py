@@ -16,10 +16,10 @@ from flows.config import Config, build_config
 from flows.networks import TRAINED, model_digest, pinned, promoted
 from flows.outcome import LISTED, Summary
 from flows.plan import Plan
-from flows.progress import of_so_many
 from storage.catalog import load
 from storage.store import Store
 from tasks.registry import stages
+from viewer.words import of_so_many, so_many
 
 
 def print_summary(summary: Summary, console: Console) -> None:
@@ -28,7 +28,8 @@ def print_summary(summary: Summary, console: Console) -> None:
     changes = summary.catalogue.changes
     counts = [f"{len(paths)} {called(name)}" for name, paths in vars(changes).items() if paths]
     console.print(
-        f"{active} images" + (f" ({', '.join(counts)})" if counts else ", no file or label of them changed")
+        so_many(active, "images")
+        + (f" ({', '.join(counts)})" if counts else ", no file or label of them changed")
     )
     print_problems(summary.catalogue.problems, console)
     if summary.idle:
@@ -60,7 +61,10 @@ def _table(summary: Summary) -> Table:
         table.add_row(name, str(blocks), str(images), f"{seconds:.1f}", f"{images / max(seconds, 1e-3):.1f}")
     table.add_section()
     table.add_row("all", "", "", f"{sum(summary.seconds.values()):.1f}", "")
-    table.caption = f"peak memory {summary.peak_gb:.1f} GB"
+    said = [f"peak memory {summary.peak_gb:.1f} GB"]
+    if summary.compared:  # a first run has nothing to compare with
+        said.insert(0, f"label maps changed: {summary.changed} of {summary.compared}")
+    table.caption = "\n".join(said)
     return table
 
 
@@ -71,8 +75,9 @@ def _print_notes(summary: Summary, console: Console) -> None:
 
 def _print_contradictions(summary: Summary, console: Console) -> None:
     if summary.contradictions:
-        count = summary.contradictions
-        console.print(f"[yellow]{count} label{'s' * (count != 1)} that the classifier contradicts[/]")
+        console.print(
+            f"[yellow]{so_many(summary.contradictions, 'labels')} that the classifier contradicts[/]"
+        )
         for words in summary.contradicted:
             console.print(f"  {words}", highlight=False, markup=False)
         if summary.contradictions > len(summary.contradicted):
@@ -125,7 +130,7 @@ def print_status(root: Path, console: Console) -> None:
         "failed",
         "missing",
         "why",
-        title=f"{root}: {len(plan.blocks)} {of_so_many('blocks', len(plan.blocks))}",
+        title=f"{root}: {so_many(len(plan.blocks), 'blocks')}",
     )
     for stage, counts in plan.table().items():
         todo = [item for item in stages() if item.name == stage]
@@ -147,8 +152,7 @@ def _print_networks(store: Store, config: Config, console: Console) -> None:
         elif entry is None:
             text = "not trained yet; `bluemask run` does it"
         else:
-            count = len(entry["data"])
-            text = f"{entry['digest'][:12]}, made {entry['made']} from a set of {count} {of_so_many('images', count)}"
+            text = f"{entry['digest'][:12]}, made {entry['made']} from a set of {so_many(len(entry['data']), 'images')}"
             if entry.get("before"):
                 text += f"; `bluemask rollback {store.name} {kind}` puts {entry['before']['digest'][:12]} back in its place"
         console.print(f"{kind} network: {text}", highlight=False, markup=False, soft_wrap=True)

@@ -200,6 +200,7 @@ class Backend:
             "slots": slots,
             "views": [{"affine": panels.affine(v, opened.size), "grid": v.grid(opened.size)} for v in views],
             "prompts": {s["slot"]: panels.prompts_of(opened.item, s["slot"]) for s in slots},
+            "marks": {s["slot"]: panels.marks_of(opened.item, s["slot"]) for s in slots},
         }
 
     # -- reviews --------------------------------------------------------------------------------------

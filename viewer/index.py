@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 5
+VERSION = 6
 """Raised whenever the tables, or what figures mean, change: an index of another version is made anew."""
 SORTS = {
     "doubt": "doubt",
@@ -40,7 +40,7 @@ TABLES = """
 CREATE TABLE image(
     id INTEGER PRIMARY KEY, path TEXT NOT NULL, sha256 TEXT NOT NULL, width INT, height INT, block TEXT, place INT,
     active INT NOT NULL, state TEXT NOT NULL, review TEXT NOT NULL DEFAULT 'none', corrected INT NOT NULL DEFAULT 0,
-    changed INT NOT NULL DEFAULT 0, differs INT NOT NULL DEFAULT 0, made TEXT NOT NULL DEFAULT '',
+    changed INT NOT NULL DEFAULT 0, contradicted INT NOT NULL DEFAULT 0, differs INT NOT NULL DEFAULT 0, made TEXT NOT NULL DEFAULT '',
     content TEXT NOT NULL DEFAULT '', doubt REAL NOT NULL DEFAULT -1, entropy REAL NOT NULL DEFAULT -1,
     disagreement REAL NOT NULL DEFAULT -1, empty REAL NOT NULL DEFAULT -1, unsure REAL NOT NULL DEFAULT -1);
 CREATE TABLE detail(id INTEGER PRIMARY KEY, labels TEXT, why TEXT, area TEXT NOT NULL DEFAULT '{}',
@@ -71,6 +71,8 @@ class Query:
     """One of REVIEWS; `again`: the label changed since it was judged."""
     split: bool = False
     changed: bool = False
+    contradicted: bool = False
+    """Only images whose label the classifier contradicts; see `tasks.doubt.contradiction_of`."""
 
     def __post_init__(self) -> None:
         """Refuse what no page can show. Raises ValueError."""
@@ -122,7 +124,8 @@ class Index:
         connection.executescript(TABLES)
         for column in SORTS.values():  # each holds all that a filter asks, so that a walk reads nothing else
             connection.execute(
-                f"CREATE INDEX by_{column} ON image({column}, id, active, state, review, corrected, changed, disagreement)"
+                f"CREATE INDEX by_{column} ON image({column}, id, active, state, review, corrected, changed, disagreement, "
+                "contradicted)"
             )
         connection.execute(f"PRAGMA user_version = {VERSION}")
         connection.commit()
@@ -213,8 +216,9 @@ class Index:
             return int(total if query.review == "any" else self.meta("corrected"))
         if query.review:
             return int(reviews.get(query.review, 0))
-        if query.split or query.changed:
-            return int(self.meta("split" if query.split else "changed"))
+        for name in ("split", "changed", "contradicted"):
+            if getattr(query, name):
+                return int(self.meta(name))
         return int(sum(reviews.values()))
 
     def image(self, image: int) -> dict[str, Any] | None:
@@ -245,6 +249,7 @@ class Index:
             where.append("active = 1")
         where += _review_condition(query.review)
         where += ["changed = 1"] * query.changed + [f"disagreement >= {SPLIT}"] * query.split
+        where += ["contradicted = 1"] * query.contradicted
         for sql, value in (*self._label(query.label), *self._name(query.name)):
             where.append(sql)
             values.append(value)

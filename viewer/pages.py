@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from viewer import style
 from viewer.index import NO_DEFECT, REVIEWS, SORTS, STATES, Index, Page, Query
+from viewer.words import so_many
 
 SIZE = 60
 """Images a page."""
@@ -61,6 +62,7 @@ def _environment() -> Environment:
         sort_titles=SORT_TITLES, state_titles=STATE_TITLES, review_titles=REVIEW_TITLES, states=style.STATES,
         version=_asset_version(),
     )  # fmt: skip
+    environment.filters["many"] = so_many
     environment.filters["share"] = lambda value: f"{100 * value:.0f} %"
     return environment
 
@@ -85,7 +87,7 @@ def query_of(given: Mapping[str, str]) -> Query:
     known = {
         name: given[name][:300] for name in ("sort", "name", "label", "state", "review") if given.get(name)
     }
-    flags = {name: given.get(name) == "1" for name in ("split", "changed")}
+    flags = {name: given.get(name) == "1" for name in ("split", "changed", "contradicted")}
     return Query(**known, **flags)  # type: ignore[arg-type]
 
 
@@ -143,6 +145,7 @@ def _facets(index: Index, query: Query) -> dict[str, Any]:
         ],
         "split": index.meta("split") or 0,
         "changed": index.meta("changed") or 0,
+        "contradicted": index.meta("contradicted") or 0,
         "sorts": list(SORTS),
     }
 
@@ -151,7 +154,7 @@ def _card(row: dict[str, Any], query: Query, classes: list[str]) -> dict[str, An
     figure = query.sort if query.sort != "name" else "doubt"
     content = row["mask"] or row["content"]
     return {
-        **row,
+        **told(row, classes),
         "thumb": f"/thumb/{row['id']}.jpg" + (f"?v={content[:16]}" if content else ""),
         "link": address(query, f"/image/{row['id']}"),
         "figure": row[figure],
@@ -159,6 +162,13 @@ def _card(row: dict[str, Any], query: Query, classes: list[str]) -> dict[str, An
         "chips": [(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]],
         "alt": f"{row['path']}, {', '.join(row['labels']) or 'no defect'}",
     }
+
+
+def told(row: dict[str, Any], classes: list[str]) -> dict[str, Any]:
+    """A row with the names of what its label and the classifier say, None where they do not contradict each other."""
+    names = ["no defect", *classes]
+    found = {name: None if row[name] is None else names[row[name]] for name in ("given", "said")}
+    return {**row, "given_name": found["given"], "said_name": found["said"]}
 
 
 def image(
@@ -175,13 +185,16 @@ def image(
     return render(
         "image.html",
         title=title,
-        row=row,
+        row=told(row, classes),
         data=data,
         groups=groups,
         classes=classes,
         area=[(k, classes[k - 1], n / total) for k, n in sorted(row["area"].items()) if k <= len(classes)],
         previous=None if previous is None else address(query, f"/image/{previous}"),
         following=None if following is None else address(query, f"/image/{following}"),
+        marked=sorted(
+            {mark["class"] for marks in data.get("marks", {}).values() for mark in marks}, reverse=True
+        ),
         back=address(query),
         chips=[(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]],
         script={**data, "classes": classes, "colours": [style.colour(k + 1) for k in range(len(classes))]},

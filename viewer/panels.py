@@ -237,6 +237,22 @@ def prompts_of(item: Labelled, slot: int) -> list[dict[str, Any]]:
     return found
 
 
+def marks_of(item: Labelled, slot: int) -> list[dict[str, Any]]:
+    """What a person marked of a slot's class, and as background (class 0), by class; none where nothing is marked.
+
+    Of each class its pieces, as the outline through the centres of their pixels: [[x, y], …] in the image's frame, a single
+    place for a point.
+    """
+    annotation, k = item.array("annotation"), int(item.array("slot_class")[slot])
+    found = []
+    for marked in dict.fromkeys((k, 0)):
+        inside = (annotation == marked).astype(np.uint8)
+        pieces, _ = cv2.findContours(inside, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)
+        if pieces:
+            found.append({"class": marked, "pieces": [piece.reshape(-1, 2).tolist() for piece in pieces]})
+    return found
+
+
 def values_at(item: Labelled, slot: int, x: int, y: int) -> dict[str, Any]:
     """What the arrays hold at one pixel of the image."""
     return {

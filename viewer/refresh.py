@@ -16,7 +16,7 @@ from storage.catalog import ImageRow, load
 from storage.receipts import Receipt
 from storage.reviews import Reviews, label_digest
 from storage.store import Store, StoreError
-from tasks.doubt import NEEDED, Doubt, contradiction_of, doubt_of
+from tasks.doubt import NEEDED, Contradiction, Doubt, contradiction_of, doubt_of
 from tasks.reading import cut
 from tasks.registry import stages, writer
 from viewer.index import Index, set_meta
@@ -150,16 +150,17 @@ class Refresher:
             if row.id in failed:
                 continue  # it has no label
             part = {name: cut(name, value[n], row.height, row.width) for name, value in arrays.items()}
-            doubt = doubt_of(part)
+            doubt, contradiction = doubt_of(part), contradiction_of(part["slot_class"], part["score"])
             differs = _differs(part["p"], None if before is None else before[n])
             values.append(
-                (*_columns(doubt), differs, receipts[LABEL_STAGE].made, label_digest(part["p"]), row.id)
-            )
-            details.append((json.dumps(doubt.area), *_contradiction(part), row.id))
+                (*_columns(doubt), contradiction is not None, differs, receipts[LABEL_STAGE].made,
+                 label_digest(part["p"]), row.id)
+            )  # fmt: skip
+            details.append((json.dumps(doubt.area), *_told(contradiction), row.id))
         with self.index.writing() as db:
             db.executemany(
-                "UPDATE image SET doubt=?, entropy=?, disagreement=?, empty=?, unsure=?, differs=?, made=?, content=? "
-                "WHERE id=?",
+                "UPDATE image SET doubt=?, entropy=?, disagreement=?, empty=?, unsure=?, contradicted=?, differs=?, made=?, "
+                "content=? WHERE id=?",
                 values,
             )
             db.executemany(
@@ -226,6 +227,9 @@ class Refresher:
                     "split": db.execute(
                         "SELECT count(*) FROM image WHERE active AND disagreement >= 0.5"
                     ).fetchone()[0],
+                    "contradicted": db.execute(
+                        "SELECT count(*) FROM image WHERE active AND contradicted"
+                    ).fetchone()[0],
                 },
             )
         self.on_change()
@@ -277,8 +281,7 @@ def _columns(doubt: Doubt) -> tuple[float, ...]:
     return overall, doubt.entropy, doubt.disagreement, doubt.empty, unsure
 
 
-def _contradiction(part: Mapping[str, np.ndarray]) -> tuple[float | None, ...]:
-    found = contradiction_of(part["slot_class"], part["score"])
+def _told(found: Contradiction | None) -> tuple[float | None, ...]:
     return (None,) * 4 if found is None else tuple(vars(found).values())
 
 

@@ -42,7 +42,7 @@ def render(title: str, made: str, index: Index, thumbnail: Callable[[int], bytes
             for column, words, flipped in MEASURES
         ],
         contradicted=[
-            _told(_shown(row, classes, thumbnail), classes) for row in index.contradicted(CONTRADICTED)
+            pages.told(_shown(row, classes, thumbnail), classes) for row in index.contradicted(CONTRADICTED)
         ],
         worst=[_shown(row, classes, thumbnail) for row in worst],
         best=[_shown(row, classes, thumbnail) for row in best],
@@ -70,12 +70,6 @@ def _shown(row: dict[str, Any], classes: list[str], thumbnail: Callable[[int], b
     picture = base64.b64encode(thumbnail(row["id"])).decode("ascii")
     chips = [(name, classes.index(name) + 1 if name in classes else 0) for name in row["labels"]]
     return {**row, "picture": f"data:image/jpeg;base64,{picture}", "chips": chips}
-
-
-def _told(row: dict[str, Any], classes: list[str]) -> dict[str, Any]:
-    """A row whose label the classifier contradicts, with the names of what either says."""
-    names = ["no defect", *classes]
-    return {**row, "given_name": names[row["given"]], "said_name": names[row["said"]]}
 
 
 def class_rows(index: Index) -> list[dict[str, Any]]:

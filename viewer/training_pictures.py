@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from heapq import nsmallest
 from pathlib import Path
+from textwrap import wrap
 from typing import Any
 
 import numpy as np
@@ -27,6 +28,13 @@ LARGEST = 400
 """Longest side in pixels of a drawn image: a cell has no more."""
 PANEL = (3.6, 2.3)
 """Inches: a panel of curves, without its labels."""
+LETTER, NOTE_LINE = 0.056, 0.15
+"""Inches: mean width of a letter of a note, and the height of its line."""
+RISES = (
+    "The weight of consistency rises from 0 over the first third of the planned steps, "
+    "and the loss (agreement + weight × consistency) may rise with it."
+)
+"""Said below the fusion's curves (see `models.train_fusion.Fold.advance`): without it they look as if training failed."""
 CELL, GAP, NEXT, LINE, EDGE = 1.5, 0.05, 0.3, 0.34, 0.2
 """Inches: a cell's side, between an image and its CAM, between two pairs, a caption, and the margin."""
 
@@ -38,12 +46,14 @@ CELL, GAP, NEXT, LINE, EDGE = 1.5, 0.05, 0.3, 0.34, 0.2
 class Losses:
     """What was noted of one network's training.
 
-    title: of its panel; step: (entry,) int; losses: (entry,) float64 by name, NaN where there was none yet.
+    title: of its panel; step: (entry,) int; losses: (entry,) float64 by name, NaN where there was none yet; note: a sentence
+    without which its curves would be misread.
     """
 
     title: str
     step: np.ndarray
     losses: dict[str, np.ndarray]
+    note: str = ""
 
 
 def read_losses(folder: Path) -> list[Losses]:
@@ -75,8 +85,10 @@ def _fusion_losses(path: Path) -> list[Losses]:
     found = []
     for fold in sorted({entry["fold"] for entry in entries}):
         own = [entry for entry in entries if entry["fold"] == fold]
-        named = {name: np.array([e[name] for e in own], np.float64) for name in ("agreement", "consistency")}
-        found.append(Losses(f"fusion, fold {fold + 1}", np.array([entry["step"] for entry in own]), named))
+        names = ("agreement", "consistency", "loss")
+        named = {name: np.array([entry[name] for entry in own], np.float64) for name in names}
+        steps = np.array([entry["step"] for entry in own])
+        found.append(Losses(f"fusion, fold {fold + 1}", steps, named, RISES))
     return found
 
 
@@ -89,15 +101,20 @@ def smoothed(values: np.ndarray) -> np.ndarray:
 
 
 def loss_curves(networks: Sequence[Losses]) -> Figure:
-    """One panel a network, side by side: the noted losses faint, their running mean above."""
+    """One panel a network, side by side: the noted losses faint, their running mean above, what is to be known below."""
     left, foot, head, apart = 0.65, 0.55, 0.35, 0.75
     width = left + len(networks) * (PANEL[0] + apart) - apart + 0.2
+    notes = dict.fromkeys(network.note for network in networks if network.note)
+    lines = [line for note in notes for line in wrap(note, int((width - 0.4) / LETTER))]
+    foot += NOTE_LINE * len(lines)
     height = foot + PANEL[1] + head
     figure = Figure(figsize=(width, height), facecolor=style.PAPER)
     for n, network in enumerate(networks):
         x = left + n * (PANEL[0] + apart)
         axes = figure.add_axes((x / width, foot / height, PANEL[0] / width, PANEL[1] / height))
         _draw_losses(axes, network)
+    for n, line in enumerate(reversed(lines)):
+        figure.text(0.2 / width, (0.08 + NOTE_LINE * n) / height, line, size=7.5, color=style.QUIET)
     return figure
 
 

@@ -79,6 +79,44 @@ def told(summary):
     return sink.getvalue()
 
 
+def label_maps(site):
+    """P of every live image, by its number."""
+    rows = load(site.store)
+    found = {}
+    for row in rows:
+        place = [r.id for r in rows if r.block == row.block].index(row.id)
+        p = site.store.read_image(site.store.receipt("fuse", row.block), "p", place)
+        found[row.id] = p[: row.height, : row.width]
+    return found
+
+
+def test_the_closing_table_says_how_many_label_maps_changed(site):
+    nightly(site)
+    before = label_maps(site)
+    row = next(row for row in load(site.store) if row.labels)
+    k = site.store.classes().index(row.labels[0]) + 1
+    y, x = np.argwhere(before[row.id] != k)[0]
+    (site.root / "points.csv").write_text(f"image,x,y,label\n{row.path},{x},{y},{row.labels[0]}\n")
+    site.change(data={"folder": "images", "points": "points.csv"})
+    summary = nightly(site)
+    after = label_maps(site)
+    changed = sum(not np.array_equal(before[n], after[n]) for n in before)
+    assert 1 <= changed < 8, "what was marked stands in P, and not every block holds it"
+    assert f"label maps changed: {changed} of 8" in told(summary)
+    idle = nightly(site)
+    assert (idle.idle, idle.changed) == (True, 0)
+    assert "label maps changed" not in told(idle)
+
+
+def test_a_first_run_compares_with_nothing_and_says_nothing_of_it(site):
+    assert site.store.objects.get(nights.FIGURES) is None, "no run was closed yet"
+    site.change(fuse={"views": 4})
+    summary = nightly(site)
+    assert summary.compared == 0
+    assert "peak memory" in told(summary)
+    assert "label maps changed" not in told(summary)
+
+
 def score_of(words):
     return [float(part) for part in re.findall(r"\((?:score )?(0\.\d+|1\.00)\)", words)]
 

@@ -3,10 +3,16 @@
 import json
 import re
 import shutil
+import sqlite3
 import time
 import urllib.request
 
+import numpy as np
 import pytest
+from marking import mark
+
+from storage.store import Store
+from tasks.palette import colour
 
 CHROMIUM = shutil.which("chromium")
 FLAGS = ("--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
@@ -265,3 +271,32 @@ def test_everything_can_be_reached_without_a_mouse_and_has_a_name(page):
             """() => [...document.querySelectorAll("[tabindex]")].filter(e => e.tabIndex > 0).length"""
         )
         assert skipped == 0
+
+
+def test_marks_by_hand_are_drawn_and_are_no_dots(page, served):
+    """The last one here: a block of the store is other than its run left it."""
+    open_first(page, "?label=blob&sort=name")
+    dots = page.locator(".marks circle").count()
+    row = json.loads(page.locator("#data").text_content())
+    with sqlite3.connect(served[1] / "browse" / "index.sqlite") as index:
+        block, place = index.execute("SELECT block, place FROM image WHERE id = ?", (row["id"],)).fetchone()
+    index.close()
+    label = np.full((row["height"], row["width"]), 255, np.uint8)
+    label[15, 20], label[30:50, 25:30], label[55, 60] = 1, 1, 0
+    mark(Store(served[1]), {**row, "block": block, "place": place}, label)
+    page.reload()
+    page.wait_for_load_state("networkidle")
+    assert page.locator(".marks circle").count() == dots
+    assert page.locator(".marks path").count() == 4, "the class's and the background's, each with an edge"
+    inks = page.locator(".marks path").evaluate_all("all => all.map(p => p.getAttribute('stroke'))")
+    assert inks[1] == colour(1)
+    drawn = page.locator(".marks path").nth(1)
+    assert drawn.evaluate("p => p.getAttribute('d').match(/H/g).length") == 1, (
+        "a point is a cross, a stroke is not"
+    )
+    wide = drawn.evaluate("p => p.getBoundingClientRect().width")
+    page.keyboard.press("+")
+    page.keyboard.press("+")
+    pen = "p => Number(p.getAttribute('stroke-width')) * p.getScreenCTM().a"
+    assert drawn.evaluate("p => p.getBoundingClientRect().width") > 1.5 * wide
+    assert drawn.evaluate(pen) == pytest.approx(3, rel=0.02), "the pen is as wide at any zoom"

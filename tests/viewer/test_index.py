@@ -21,9 +21,11 @@ def index(tmp_path_factory):
             state = rng.choice(["labelled", "stale", "waiting"]) if n % 50 else "quarantined"
             db.execute(
                 "INSERT INTO image(id, path, sha256, width, height, block, place, active, state, review, corrected, changed,"
-                " doubt, entropy, disagreement, empty, unsure) VALUES (?,?,?,8,8,'b0',0,?,?,?,?,?,?,?,?,?,?)",
+                " contradicted, doubt, entropy, disagreement, empty, unsure)"
+                " VALUES (?,?,?,8,8,'b0',0,?,?,?,?,?,?,?,?,?,?,?)",
                 (n, f"part {n % 7}/Image_{n:04d}.png", f"{n:064x}", state != "quarantined", state,
-                 rng.choice(["none", "accept", "reject", "again"]), n % 11 == 0, n % 5 == 0, *figures.tolist()),
+                 rng.choice(["none", "accept", "reject", "again"]), n % 11 == 0, n % 5 == 0, n % 4 == 0,
+                 *figures.tolist()),
             )  # fmt: skip
             db.execute("INSERT INTO detail(id, labels, why) VALUES (?,?,'')", (n, json.dumps(labels)))
             db.executemany(
@@ -72,6 +74,8 @@ def test_going_back_shows_what_was_before(index, sort):
         (Query(label=NO_DEFECT), lambda r: not r["labels"]),
         (Query(split=True), lambda r: r["disagreement"] >= 0.5),
         (Query(changed=True, review="accept"), lambda r: r["changed"] and r["review"] == "accept"),
+        (Query(contradicted=True), lambda r: r["contradicted"]),
+        (Query(contradicted=True, label="rust", sort="name"), lambda r: r["contradicted"] and "rust" in r["labels"]),
         (Query(review="any"), lambda r: r["review"] != "none"),
         (Query(review="corrected"), lambda r: r["corrected"]),
         (Query(state="stale", name="IMAGE_01"), lambda r: r["state"] == "stale" and "image_01" in r["path"].lower()),

@@ -10,6 +10,7 @@ from models.vit import build_vit, save_vit
 from tasks.palette import colour
 from viewer import training_pictures as pictures
 from viewer.training_pictures import (
+    RISES,
     Losses,
     Sight,
     choose,
@@ -32,7 +33,7 @@ def vit_log(folder, steps=40, begins=10):
 
 def fusion_log(folder, steps=(40, 30)):
     entries = [
-        {"fold": fold, "step": n, "loss": 1.0, "agreement": 0.5, "consistency": 0.1}
+        {"fold": fold, "step": n, "loss": 1.5, "agreement": 0.5, "consistency": 1.0}
         for fold, last in enumerate(steps)
         for n in range(10, last + 1, 10)
     ]
@@ -67,6 +68,35 @@ def test_each_fold_has_its_panel_with_named_axes(tmp_path):
         assert faint.get_alpha() < 0.5
         assert faint.get_linewidth() < bold.get_linewidth()
         assert faint.get_color() == bold.get_color() == colour(1)
+
+
+def test_the_fusion_s_losses_have_lines_of_their_own_beside_their_sum(tmp_path):
+    fusion_log(tmp_path)
+    for axes in pictures.loss_curves(read_losses(tmp_path)).axes:
+        named = {line.get_label(): line for line in axes.lines if not line.get_label().startswith("_")}
+        assert {name: line.get_ydata()[0] for name, line in named.items()} == pytest.approx(
+            {"agreement": 0.5, "consistency": 1.0, "loss": 1.5}
+        )
+        assert len({line.get_color() for line in named.values()}) == 3
+
+
+@pytest.mark.parametrize("folds", [1, 2])
+def test_beside_the_fusion_s_curves_stands_once_why_they_rise_and_nothing_covers_it(tmp_path, folds):
+    fusion_log(tmp_path, steps=(40, 30)[:folds])
+    figure = pictures.loss_curves(read_losses(tmp_path))
+    lines = sorted(figure.texts, key=lambda text: -text.get_position()[1])
+    assert " ".join(line.get_text() for line in lines) == RISES
+    figure.canvas.draw()
+    page, boxes = figure.bbox, [line.get_window_extent() for line in lines]
+    panels = [axes.get_tightbbox() for axes in figure.axes]
+    for n, box in enumerate(boxes):
+        assert (page.x0 <= box.x0, box.x1 <= page.x1, page.y0 <= box.y0) == (True,) * 3, "it is not cut"
+        assert not any(box.overlaps(other) for other in [*panels, *boxes[n + 1 :]])
+
+
+def test_the_vit_s_curves_need_no_such_word(tmp_path):
+    vit_log(tmp_path / "0123")
+    assert not pictures.loss_curves(read_losses(tmp_path)).texts
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 15, 31, 300])

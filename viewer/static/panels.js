@@ -2,6 +2,19 @@
 // transform, so that the same place of the surface is in the middle of each.
 
 const MOST = 64;
+const LIGHT = "#ffffff", DARK = "#1b1f24";
+const CROSS = 7;  // half of it, in screen pixels: it reaches beyond a prompt's dot that lies on it
+
+/** A marked piece as a path: its outline, or a cross where that would be no larger on the screen. */
+function outline(piece, scale) {
+  const span = [0, 1].map((axis) => {
+    const along = piece.map((place) => place[axis]);
+    return [along.reduce((a, b) => Math.min(a, b)), along.reduce((a, b) => Math.max(a, b))];
+  });
+  if (span.some(([low, high]) => (high - low) * scale > 2 * CROSS)) return `M${piece.join("L")}Z`;
+  const [x, y] = span.map(([low, high]) => (low + high) / 2), arm = CROSS / scale;
+  return `M${x - arm},${y}H${x + arm}M${x},${y - arm}V${y + arm}`;
+}
 
 export class Panels {
   /** strip: the element that holds the panels; data: of the page; zoomed, pointed: called with what changed. */
@@ -60,11 +73,23 @@ export class Panels {
       const dot = document.createElementNS("http://www.w3.org/2000/svg", "circle");
       dot.setAttribute("cx", point.x);
       dot.setAttribute("cy", point.y);
-      dot.setAttribute("fill", point.on ? "#ffffff" : "#1b1f24");
-      dot.setAttribute("stroke", point.on ? "#1b1f24" : "#ffffff");
+      dot.setAttribute("fill", point.on ? LIGHT : DARK);
+      dot.setAttribute("stroke", point.on ? DARK : LIGHT);
       return dot;
-    }));
+    }), ...(this.data.marks[slot] || []).flatMap((mark) => this.mark(mark)));
     this.place();
+  }
+
+  /** What a person marked: never a dot, as the pipeline's own prompts are, and in the class's colour, edged. */
+  mark({ class: k, pieces }) {
+    const inks = k ? [[DARK, 5.5], [this.data.colours[k - 1], 3]] : [[LIGHT, 5.5], [DARK, 3]];
+    return inks.map(([ink, width]) => {
+      const path = document.createElementNS("http://www.w3.org/2000/svg", "path");
+      path.setAttribute("fill", "none");
+      path.setAttribute("stroke", ink);
+      path.setAttribute("stroke-linecap", "square");
+      return Object.assign(path, { pieces, width });
+    });
   }
 
   // -- frames of reference --------------------------------------------------------------------------
@@ -97,9 +122,10 @@ export class Panels {
       const { scale, left, top } = this.placed(panel);
       panel.world.style.transform = `translate(${left}px, ${top}px) scale(${scale})`;
       if (panel.marks) {
-        for (const dot of panel.marks.children) {
-          dot.setAttribute("r", 3.4 / scale);
-          dot.setAttribute("stroke-width", 1.5 / scale);
+        for (const item of panel.marks.children) {
+          if (item.pieces) item.setAttribute("d", item.pieces.map((piece) => outline(piece, scale)).join(""));
+          else item.setAttribute("r", 3.4 / scale);
+          item.setAttribute("stroke-width", (item.width || 1.5) / scale);
         }
       }
     }

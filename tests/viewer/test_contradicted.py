@@ -1,0 +1,69 @@
+"""Labels that the classifier contradicts: found by a filter, counted beside it, told on their pages."""
+
+import re
+
+import pytest
+
+from tasks.doubt import Contradiction
+from viewer import refresh
+from viewer.index import Query
+from viewer.pages import query_of
+
+BLOB, SCRATCH = 1, 3
+
+
+@pytest.fixture(autouse=True)
+def contradicts(monkeypatch):
+    """The classifier sees a scratch wherever the label names a blob; what it says of an image is asked once, per run."""
+
+    def found(slot_class, score):
+        return Contradiction(BLOB, 0.031, SCRATCH, 0.974) if BLOB in slot_class else None
+
+    monkeypatch.setattr(refresh, "contradiction_of", found)
+
+
+def shown(text):
+    return {int(n) for n in re.findall(r'<li class="card [^>]*data-id="(\d+)"', text)}
+
+
+def counted(text):
+    return int(re.search(r"<span>Label contradicted</span><b>(\d+)</b>", text).group(1))
+
+
+def of_class(backend, name):
+    return {row["id"] for row in backend.index.page(Query(label=name), size=50).rows}
+
+
+def test_the_filter_shows_them_alone_and_its_count_is_their_number(client, backend):
+    blobs = of_class(backend, "blob")
+    page = client.get("/?contradicted=1").text
+    assert shown(page) == blobs
+    assert counted(page) == counted(client.get("/").text) == len(blobs) > 1
+    both = shown(client.get("/?contradicted=1&label=scratch").text)
+    assert both == blobs & of_class(backend, "scratch")
+    assert {row["id"] for row in backend.index.contradicted(50)} == blobs, "the report lists the same"
+
+
+def test_what_the_classifier_says_stands_on_card_and_page(client, backend):
+    blob, other = min(of_class(backend, "blob")), min(of_class(backend, "<b>dent</b>"))
+    page = client.get("/").text
+    assert page.count("classifier: scratch") == counted(page)
+    assert "blob 0.03, but scratch 0.97" in client.get(f"/image/{blob}").text
+    assert "contradicts the label" not in client.get(f"/image/{other}").text
+
+
+def test_a_label_that_is_contradicted_no_more_leaves_the_filter(client, backend, monkeypatch):
+    monkeypatch.setattr(refresh, "contradiction_of", lambda slot_class, score: None)
+    with backend.index.writing() as db:
+        db.execute("DELETE FROM figure")  # as after a run that has made every block anew
+        db.execute("DELETE FROM meta WHERE key = 'seen'")
+    backend.refresher._seen = {}
+    assert backend.refresher.run()
+    page = client.get("/?contradicted=1").text
+    assert (shown(page), counted(page)) == (set(), 0)
+
+
+def test_the_filter_is_kept_in_every_address():
+    query = query_of({"contradicted": "1", "sort": "name"})
+    assert query_of(query.parameters()) == query
+    assert query.contradicted
