@@ -18,8 +18,8 @@ def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]
     """How far a network may be listened to: how well it tells defects from ground in images that did not teach it.
 
     For each class, 2 AUROC - 1 over the cells of the unseen images that are asked for it: 1 where every cell of a defect
-    lies above all others, 0 where they lie in no order; times the volume that fits what it says (see `_volume`), as cells that
-    lie in order may yet all be called ground. A class that no teacher shows gets 0, and so does one that no
+    lies above all others, 0 where they lie in no order; but at most the volume that fits what it says (see `_volume`), as cells
+    that lie in order may yet all be called ground. A class that no teacher shows gets 0, and so does one that no
     unseen image shows. One number a class is read off the images that the network will judge; no weight is, and no mask.
     taught, unseen: what the network learned from, and the others. Returns (class,) float32 in [0, 1].
     """
@@ -37,7 +37,7 @@ def trust_in(net: Appearance, taught: Sequence[Lesson], unseen: Sequence[Lesson]
     for k, cells in found.items():
         if cells:
             known = np.concatenate(cells, 1)
-            trust[k] = max(0.0, 2 * _auroc(*known) - 1) * _volume(*known)
+            trust[k] = min(max(0.0, 2 * _auroc(*known) - 1), _volume(*known))
     return trust
 
 
