@@ -22,6 +22,7 @@ from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
 from flows.progress import Bars
 from flows.runners import Alone, Runner
+from flows.underway import Noted
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
 from tasks.registry import stages, writer
@@ -50,12 +51,14 @@ class Run:
 
         dry: only look; the store is not touched, and its lock need not be held.
         """
-        self.store, self.config, self.shown = store, config, shown
+        self.store, self.config = store, config
         self.runner = runner or Alone(config)
         if not dry:
             store.objects.sweep()
             store.documents.settle()
             _note_config(store, config)
+            shown = Noted(shown, store)
+        self.shown = shown
         shown.start("look", 0, "files")
         self.catalogue = refresh(store, config, partial(shown.reach, "look"), write=not dry)
         shown.finish("look")

@@ -17,6 +17,7 @@ from flows.networks import TRAINED, model_digest, pinned, promoted
 from flows.outcome import LISTED, Summary
 from flows.plan import Plan
 from flows.progress import of_so_many
+from flows.underway import words_of
 from storage.catalog import load
 from storage.store import Store
 from tasks.registry import stages
@@ -114,10 +115,13 @@ def plan_of(store: Store, config: Config) -> Plan:
 
 
 def print_status(root: Path, console: Console) -> None:
-    """Stage × blocks: fresh, stale, failed, missing, and why; the networks; images without a label."""
+    """Who is writing; stage × blocks: fresh, stale, failed, missing, and why; the networks; images without a label."""
     store = Store.existing(root)
     config = stored_config(store)
     plan = plan_of(store, config)
+    console.print(
+        words_of(store, plan) or "no run is under way", highlight=False, markup=False, soft_wrap=True
+    )
     table = Table(
         "stage",
         "fresh",
