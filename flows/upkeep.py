@@ -32,11 +32,23 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
     if repair:
         with store.writing():
             store.objects.sweep()
-            return _report(store, console, *mend(store))
+            found, left = mend(store)
+            status = _report(store, console, found, left)
+            if found:
+                _renew_report(store, console)
+            return status
     found = list(verify(store))
     if not found:
         _refuse_no_store(store)
     return _report(store, console, found, None)
+
+
+def _renew_report(store: Store, console: Console) -> None:
+    """Write the browser report anew where there is one: its pictures may have shown the damage."""
+    from flows.report import NAME, report_of_run  # the page's libraries are loaded where they are wanted
+
+    if store.local and (store.root / NAME).is_file():
+        console.print(report_of_run(store.root), highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_no_store(store: Store) -> None:
