@@ -19,6 +19,7 @@ from flows.plan import Plan
 from flows.progress import of_so_many
 from flows.underway import words_of
 from storage.catalog import load
+from storage.damage import damages
 from storage.store import Store
 from tasks.registry import stages
 
@@ -175,3 +176,6 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
     for stage in stages():
         for block, failure in store.failures(stage.name).items():
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)
+    for damage in damages(store):
+        if damage.block in plan.blocks:
+            console.print(f"  {damage.words}", highlight=False, markup=False)

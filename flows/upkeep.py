@@ -13,6 +13,7 @@ from flows.networks import PROMOTED, TRAINED
 from flows.promotion import rollback
 from flows.summary import plan_of, stored_config
 from storage.catalog import live_blocks, load
+from storage.damage import forget_mended, record_damage
 from storage.lock import reviews_lock
 from storage.prune import Pruning, prune
 from storage.store import Store, StoreError
@@ -40,7 +41,16 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
     found = list(verify(store))
     if not found:
         _refuse_no_store(store)
+    _remember(store, found)
     return _report(store, console, found, None)
+
+
+def _remember(store: Store, found: list[Finding]) -> None:
+    """Note which blocks are damaged: `status` tells it, and the next run mends them."""
+    for finding in found if store.local else ():
+        receipt = store.receipt(finding.stage, finding.block) if finding.kind == "array" else None
+        if receipt is not None and finding.key.startswith(f"{receipt.group}/"):
+            record_damage(store.objects, receipt, finding.key.removeprefix(f"{receipt.group}/"), finding.why)
 
 
 def _renew_report(store: Store, console: Console) -> None:
@@ -85,6 +95,7 @@ def mend(store: Store) -> tuple[list[Finding], list[Finding]]:
             _forget(store, finding)
     damaged = {(f.stage, f.block) for f in found if f.kind in ("receipt", "array")}
     said = _redo(store, damaged) if damaged else {}
+    forget_mended(store)
     left = [
         Finding(f.kind, f.key, f"{f.why}; {said[f.block]}" if f.block in said else f.why, f.stage, f.block)
         for f in verify(store)
