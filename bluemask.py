@@ -148,7 +148,7 @@ def rollback(
 
 @app.command(epilog="Example: bluemask status photos.store")
 def status(store: StorePath) -> None:
-    """Show how every stage stands: blocks fresh, stale, failed and missing, and why; and the networks in use."""
+    """Show who is writing, how far that is, and how every stage stands: blocks fresh, stale, failed, missing, and why."""
     from rich.console import Console
 
     from flows.summary import print_status

@@ -70,7 +70,8 @@ def simulate(root: Path, images: int) -> Store:
     store.objects.put("config.yaml", yaml.safe_dump(config.model_dump(mode="json")).encode())
     store.add_classes(CLASSES)
     save(store, rows(images))
-    promoted = {kind: {"digest": digest(kind), "classes": 3, "config": "", "data": {}} for kind in TRAINED}
+    entry = {"classes": 3, "config": "", "data": {}, "made": now()}
+    promoted = {kind: entry | {"digest": digest(kind)} for kind in TRAINED}
     store.write_json(PROMOTED, promoted)
     plan = plan_of(store, config)
     for stage in stages():

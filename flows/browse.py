@@ -56,15 +56,16 @@ class Keeper:
         return self._backend
 
     def pulse(self) -> dict[str, Any]:
-        """How often the index changed, and what is being done, in words; empty where nothing is."""
-        doing, stages = "", list[str]()
+        """How often the index changed, what is being done, and by whom the store is written; empty where nothing is."""
+        doing, run, stages = "", "", list[str]()
         if self._backend is not None:
             done, total = self._backend.refresher.progress
             doing = f"reading figures: {done} of {so_many(total, 'blocks')}" if total else ""
-            stages = _stage_names()
+            stages, run = _stage_names(), _underway(self._backend.store)
         if not doing and self._reading:
             doing = "reading the store"
-        return {"count": self._count, "doing": doing, "stages": stages, "fault": str(self._fault or "")}
+        fault = str(self._fault or "")
+        return {"count": self._count, "doing": doing, "run": run, "stages": stages, "fault": fault}
 
     def _work(self) -> None:
         try:
@@ -109,6 +110,12 @@ def _stage_names() -> list[str]:
     from tasks.registry import stages
 
     return [stage.name for stage in stages()]
+
+
+def _underway(store: Store) -> str:
+    from flows.underway import words_of
+
+    return words_of(store)
 
 
 def open_backend(root: Path, index: Index, masks: Path | None) -> Backend:

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from rich.console import Console
 
+from flows import training
 from flows.config import Config
 from flows.networks import TRAINED, load_model, precision_of
 from flows.plan import Plan, unkept
@@ -41,8 +42,9 @@ Lengths = Mapping[str, int]
 class Estimate:
     """Cost of what there is to do.
 
-    disk: bytes to be written; memory: bytes at the most; seconds: by stage, as this store's own receipts and a trial
-    of SAM have them; unknown: stages that were never timed here; trainings: that are foreseen.
+    disk: bytes to be written; memory: bytes at the most; seconds: by stage and training (`train_vit`), as this store's
+    own receipts, its last trainings and a trial of SAM have them; unknown: stages and trainings that were never timed
+    here; trainings: that are foreseen.
     """
 
     disk: float = 0
@@ -62,10 +64,9 @@ def announce(run: Run, console: Console) -> None:
     refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
     known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
-    untimed = [*found.unknown, *(f"train_{kind}" for kind in found.trainings)]
+    rest = f"; not measured yet: {', '.join(found.unknown)}" if found.unknown else ""
     if found.trainings:
-        untimed.append("what they make anew")
-    rest = f" (not known beforehand: {', '.join(untimed)})" if untimed else ""
+        rest += "; what the networks trained make anew comes on top"
     console.print(
         f"estimate: at most {found.disk / 1e9:.2f} GB of {free / 1e9:.0f} GB free on disk, "
         f"about {found.memory / 1e9:.1f} GB of memory; time: {known or 'unknown'}{rest}",
@@ -101,7 +102,16 @@ def whole_estimate(run: Run, trial: Mapping[str, float]) -> Estimate:
     kinds = tuple(kind for kind in TRAINED if run.foreseen(kind).train)
     passing = max((passing_bytes(run.plan, kind) for kind in kinds), default=0)
     memory = max(found.memory, BASE + TRAINING) if kinds else found.memory
-    return replace(found, disk=found.disk + passing, memory=memory, trainings=kinds)
+    taking = {f"train_{kind}": training.seconds_of(run.store, run.config, run.plan, kind) for kind in kinds}
+    known = {name: seconds for name, seconds in taking.items() if seconds is not None}
+    return replace(
+        found,
+        disk=found.disk + passing,
+        memory=memory,
+        seconds=found.seconds | known,
+        unknown=(*found.unknown, *(name for name in taking if name not in known)),
+        trainings=kinds,
+    )
 
 
 def passing_bytes(plan: Plan, kind: ModelKind) -> float:

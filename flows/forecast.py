@@ -9,6 +9,7 @@ from pathlib import Path
 from rich.console import Console
 from rich.table import Table
 
+from flows import training
 from flows.config import Config, load_config
 from flows.estimate import estimate
 from flows.progress import bars
@@ -16,7 +17,7 @@ from flows.steps import Run
 from flows.summary import called, print_problems
 from models.sam_shapes import embedding_shape, input_side
 from storage.store import Store
-from tasks.stage import Stage
+from tasks.stage import ModelKind, Stage
 
 
 def print_plan(config: Path, console: Console, progress: Console) -> None:
@@ -37,11 +38,12 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
             decision = run.foreseen(step)
             trained |= decision.train
             if decision.train:
-                table.add_row(f"train_{step}", "", "", decision.why, "?", "")
+                _training_row(table, run, step, decision.why)
     if table.row_count:
         console.print(table)
         console.print(
-            "[dim]At most, trainings apart: a block whose content comes out the same stops what reads it from being redone.[/]"
+            "[dim]At most: a block whose content comes out the same stops what reads it from being redone, and a training "
+            "ends early where nothing improves any more.[/]"
         )
         if trained:
             console.print(
@@ -71,9 +73,19 @@ def _stage_row(table: Table, run: Run, stage: Stage) -> None:
     reasons = Counter(run.plan.why(stage, block) for block in blocks)
     why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     found = estimate(run.plan, {}, lambda other: blocks if other is stage else [])
-    minutes = f"{found.seconds[stage.name] / 60:.1f}" if stage.name in found.seconds else "?"
     size = _written(run, stage) or found.disk / images
+    minutes = _minutes(found.seconds.get(stage.name))
     table.add_row(stage.name, str(len(blocks)), str(images), why, minutes, f"{images * size / 1e9:.2f}")
+
+
+def _training_row(table: Table, run: Run, kind: ModelKind, why: str) -> None:
+    images = sum(1 for _ in training.members(run.plan, kind, foreseen=True))
+    seconds = training.seconds_of(run.store, run.config, run.plan, kind)
+    table.add_row(f"train_{kind}", "", str(images), why, _minutes(seconds), "")
+
+
+def _minutes(seconds: float | None) -> str:
+    return "not measured yet" if seconds is None else f"{seconds / 60:.1f}"
 
 
 def _written(run: Run, stage: Stage) -> float | None:

@@ -15,6 +15,7 @@ from flows.config import Config
 from flows.networks import precision_of
 from models.sam_shapes import input_side
 from storage.catalog import ImageRow, live_blocks
+from storage.damage import damages
 from storage.receipts import Receipt
 from storage.store import Store
 from tasks.registry import stages, writer
@@ -80,6 +81,8 @@ class Plan:
     intact: Callable[[Receipt], bool]
     forced: set[tuple[str, str]] = field(default_factory=set)
     """Stage and block that are to be done again whatever their receipts say."""
+    damaged: dict[tuple[str, str], str] = field(default_factory=dict)
+    """Those of them that somebody could not read, and why."""
     blocks: dict[str, list[ImageRow]] = field(init=False)
     _recipes: dict[str, str] = field(init=False)
     precision: str = field(init=False)
@@ -149,6 +152,7 @@ class Plan:
         classes: list[str] | None = None,
     ) -> Plan:
         """Gather receipts and failures of a store. classes: None takes the store's."""
+        met = {(damage.stage, damage.block): f"{damage.file} {damage.why}" for damage in damages(store)}
         return cls(
             config=config,
             rows=rows,
@@ -158,6 +162,8 @@ class Plan:
             receipts={stage.name: store.receipts(stage.name) for stage in stages()},
             failures={stage.name: set(store.failures(stage.name)) for stage in stages()},
             intact=store.intact,
+            forced=set(met),
+            damaged=met,
         )
 
     def reasons(self, stage: Stage, block: str) -> dict[str, str] | None:
@@ -230,7 +236,7 @@ class Plan:
         if receipt is None:
             return "never done"
         if (stage.name, block) in self.forced:
-            return "asked for"
+            return self.damaged.get((stage.name, block), "asked for")
         if reasons is None:
             return "waits for what it reads"
         if self.fresh(stage, block) and self.again(stage, block):

@@ -22,6 +22,8 @@ from flows.outcome import Selection, Summary
 from flows.plan import Plan, deferred
 from flows.progress import Bars
 from flows.runners import Alone, Runner
+from flows.underway import Noted
+from storage.damage import damages, forget_mended
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
 from tasks.registry import stages, writer
@@ -50,12 +52,14 @@ class Run:
 
         dry: only look; the store is not touched, and its lock need not be held.
         """
-        self.store, self.config, self.shown = store, config, shown
+        self.store, self.config = store, config
         self.runner = runner or Alone(config)
         if not dry:
             store.objects.sweep()
             store.documents.settle()
             _note_config(store, config)
+            shown = Noted(shown, store)
+        self.shown = shown
         shown.start("look", 0, "files")
         self.catalogue = refresh(store, config, partial(shown.reach, "look"), write=not dry)
         shown.finish("look")
@@ -63,7 +67,8 @@ class Run:
         found = self.catalogue
         self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
         self.job = Job(store, config, self.plan, shown.advance)
-        self.catalogue = replace(found, problems=(*found.problems, *self.job.misplaced()))
+        damaged = [damage.words for damage in damages(store) if damage.block in self.plan.blocks]
+        self.catalogue = replace(found, problems=(*found.problems, *damaged, *self.job.misplaced()))
         self.summary = Summary(self.catalogue)
         self.only = None if selection is None else self._select(selection)
 
@@ -250,6 +255,7 @@ class Run:
         self._drop_unkept()
         for stage in stages():
             self.store.write_index(stage.name)
+        forget_mended(self.store)
         return self._figures()
 
     def _figures(self) -> Summary:

@@ -16,7 +16,9 @@ from flows.config import Config, build_config
 from flows.networks import TRAINED, model_digest, pinned, promoted
 from flows.outcome import LISTED, Summary
 from flows.plan import Plan
+from flows.underway import words_of
 from storage.catalog import load
+from storage.damage import damages
 from storage.store import Store
 from tasks.registry import stages
 from viewer.words import of_so_many, so_many
@@ -119,10 +121,13 @@ def plan_of(store: Store, config: Config) -> Plan:
 
 
 def print_status(root: Path, console: Console) -> None:
-    """Stage × blocks: fresh, stale, failed, missing, and why; the networks; images without a label."""
+    """Who is writing; stage × blocks: fresh, stale, failed, missing, and why; the networks; images without a label."""
     store = Store.existing(root)
     config = stored_config(store)
     plan = plan_of(store, config)
+    console.print(
+        words_of(store, plan) or "no run is under way", highlight=False, markup=False, soft_wrap=True
+    )
     table = Table(
         "stage",
         "fresh",
@@ -175,3 +180,6 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
     for stage in stages():
         for block, failure in store.failures(stage.name).items():
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)
+    for damage in damages(store):
+        if damage.block in plan.blocks:
+            console.print(f"  {damage.words}", highlight=False, markup=False)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from flows import promotion
+from flows import durations, promotion
 from flows.config import Config
 from flows.networks import device_of, pinned, precision_of, promoted, settle
 from flows.plan import Plan, digest_of
@@ -226,7 +226,7 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     from tasks import train_fusion, train_vit
 
     settle(config)
-    records = Records(store, plan, kind)
+    records, told = Records(store, plan, kind), durations.Stopwatch(report)
     step = train_vit.train if kind == "vit" else train_fusion.train
     step(
         records,
@@ -234,16 +234,35 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
         state=folder,
         device=device_of(config),
         precision=training_precision(config),
-        report=report,
+        report=told,
         **training_section(config, kind),
     )
-    report(0, 1, math.nan, "pictures")
+    told(0, 1, math.nan, "pictures")
     fault = _draw(config, plan, kind, records, candidate)
-    report(1, 1, math.nan, "pictures")
-    outcome = _offer(store, config, plan, kind, candidate, run, report)
+    told(1, 1, math.nan, "pictures")
+    outcome = _offer(store, config, plan, kind, candidate, run, told)
+    durations.remember(store, kind, _pace(config, kind), len(records), told.parts)
     _clean(folder)
     _keep_logs(store, folder)
     return outcome + fault
+
+
+def seconds_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> float | None:
+    """Seconds that a training on all images that there are now would take at most; None where none like it was measured."""
+    measured = durations.last(store, kind)
+    images = sum(1 for _ in members(plan, kind, foreseen=True))
+    if measured is None or not images:
+        return None
+    steps = durations.steps_of(kind, training_section(config, kind), images)
+    return durations.expected(measured, _pace(config, kind), images, steps)
+
+
+def _pace(config: Config, kind: ModelKind) -> str:
+    """Digest of all that the duration of one step depends on; of the machine, whether it has an accelerator."""
+    values = training_section(config, kind)
+    same = {name: value for name, value in values.items() if name not in durations.COUNTED}
+    machine = [device_of(config), training_precision(config), config.threads]
+    return digest_of([VERSIONS[kind], same, machine])
 
 
 def _draw(config: Config, plan: Plan, kind: ModelKind, records: Records, candidate: Path) -> str:

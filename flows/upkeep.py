@@ -13,6 +13,7 @@ from flows.networks import PROMOTED, TRAINED
 from flows.promotion import rollback
 from flows.summary import plan_of, stored_config
 from storage.catalog import live_blocks, load
+from storage.damage import forget_mended, record_damage
 from storage.lock import reviews_lock
 from storage.prune import Pruning, prune
 from storage.store import Store, StoreError
@@ -32,11 +33,32 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
     if repair:
         with store.writing():
             store.objects.sweep()
-            return _report(store, console, *mend(store))
+            found, left = mend(store)
+            status = _report(store, console, found, left)
+            if found:
+                _renew_report(store, console)
+            return status
     found = list(verify(store))
     if not found:
         _refuse_no_store(store)
+    _remember(store, found)
     return _report(store, console, found, None)
+
+
+def _remember(store: Store, found: list[Finding]) -> None:
+    """Note which blocks are damaged: `status` tells it, and the next run mends them."""
+    for finding in found if store.local else ():
+        receipt = store.receipt(finding.stage, finding.block) if finding.kind == "array" else None
+        if receipt is not None and finding.key.startswith(f"{receipt.group}/"):
+            record_damage(store.objects, receipt, finding.key.removeprefix(f"{receipt.group}/"), finding.why)
+
+
+def _renew_report(store: Store, console: Console) -> None:
+    """Write the browser report anew where there is one: its pictures may have shown the damage."""
+    from flows.report import NAME, report_of_run  # the page's libraries are loaded where they are wanted
+
+    if store.local and (store.root / NAME).is_file():
+        console.print(report_of_run(store.root), highlight=False, markup=False, soft_wrap=True)
 
 
 def _refuse_no_store(store: Store) -> None:
@@ -73,6 +95,7 @@ def mend(store: Store) -> tuple[list[Finding], list[Finding]]:
             _forget(store, finding)
     damaged = {(f.stage, f.block) for f in found if f.kind in ("receipt", "array")}
     said = _redo(store, damaged) if damaged else {}
+    forget_mended(store)
     left = [
         Finding(f.kind, f.key, f"{f.why}; {said[f.block]}" if f.block in said else f.why, f.stage, f.block)
         for f in verify(store)

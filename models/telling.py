@@ -14,6 +14,10 @@ Report = Callable[[int, int, float, str], None]
 """Called with units done, units of this part in all, the loss (not a number where there is none), and what they are."""
 STEPS = "steps"
 """Units of the part that is the training itself."""
+LOOK_STEPS = "steps of the look"
+"""Of the training of the networks of the look, which the fusion's comes after."""
+READ, READ_AGAIN = "images read", "images read again"
+"""Of the parts that go through the images."""
 
 
 class Watched(Lazy[Item]):

@@ -25,7 +25,7 @@ from models.fusion_records import FusionRecipe, appearances, collect, lessons_of
 from models.fusion_trust import warranted
 from models.patience import Patience
 from models.spool import Part
-from models.telling import STEPS, Report, Watched, counter
+from models.telling import LOOK_STEPS, READ, READ_AGAIN, STEPS, Report, Watched, counter
 
 LOOSE = 12.0
 """Logits that image and surroundings may add while a network learns. Under a bound of 3 the first steps, which push
@@ -223,11 +223,11 @@ def train_fusion(
         torch.set_num_threads(threads)
     where = torch.device(device)
     state.mkdir(parents=True, exist_ok=True)
-    lessons, folds_of = lessons_of(Watched(records, report, "images read"), recipe, state)
+    lessons, folds_of = lessons_of(Watched(records, report, READ), recipe, state)
     parts = parted(lessons, folds_of)  # none where there is nothing to cross-fit
     steps = sum(look_steps(len(others), recipe.max_steps) for others, _ in parts)
-    looking = appearances(parts, recipe, where, counter(report, steps, "steps of the look"))
-    patches = collect(Watched(records, report, "images read again"), recipe, looking, state)
+    looking = appearances(parts, recipe, where, counter(report, steps, LOOK_STEPS))
+    patches = collect(Watched(records, report, READ_AGAIN), recipe, looking, state)
     basis = json.dumps([asdict(recipe), precision, digest_of_patches(patches)])
     keeper = Keeper(state, hashlib.sha256(basis.encode()).hexdigest())
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]

@@ -19,7 +19,7 @@ from models.cams import activate, fitted, object_map, resized, smoothed_maximum
 from models.ctc import TokenContrast, choose_crops, cut, regions
 from models.patience import Patience
 from models.spool import Spool
-from models.telling import STEPS, Report, Watched, counter
+from models.telling import READ, STEPS, Report, Watched, counter
 from models.vit import ClassTokenViT, Evidence, build_vit, distillation_loss, multi_label_loss, save_vit
 from models.vit_batches import Batch, Example, draw
 
@@ -83,6 +83,11 @@ class Recipe:
     def digest(self) -> str:
         """Of all settings: 64 hexadecimal digits."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()
+
+
+def steps_of(images: int, recipe: Recipe) -> int:
+    """Steps of a training on so many images, at least one: `epochs` over them, but no fewer than `min_steps`."""
+    return max(recipe.min_steps, recipe.epochs * images // min(recipe.step_images, images))
 
 
 class Training:
@@ -313,8 +318,7 @@ def train_vit(
     data = data_digest(images, labels)
     if threads is not None:
         torch.set_num_threads(threads)
-    size = min(recipe.step_images, len(images))
-    steps = max(recipe.min_steps, recipe.epochs * len(images) // size)
+    steps = steps_of(len(images), recipe)
     training = Training(recipe, labels.shape[1], steps, device, precision)
     folder = state / hashlib.sha256(f"{recipe.digest()}{data}{precision}".encode()).hexdigest()[:16]
     training.resume(folder)
@@ -322,7 +326,7 @@ def train_vit(
     examples: Sequence[Example] = (
         []
         if training.over
-        else _examples(training.model, Watched(images, report, "images read"), labels, precision, state)
+        else _examples(training.model, Watched(images, report, READ), labels, precision, state)
     )
     while not training.over:
         batch = training.draw(examples)

@@ -1,4 +1,4 @@
-"""One writer at a time, and a token that rises with every holder."""
+"""One writer at a time, a token that rises with every holder, and who that is."""
 
 from __future__ import annotations
 
@@ -7,12 +7,14 @@ import json
 import os
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 from storage.objects import REFUSED, Objects, StoreUnwritableError
+from storage.receipts import now
 
 KEY = "writer.lock"
 RELEASED = -1
@@ -38,11 +40,21 @@ def writer_lock(root: Path) -> Iterator[int]:
             raise StoreLockedError(sentence(str(root), file.read())) from error
         file.seek(0)
         token = next_token(file.read())
-        file.truncate(0)
-        file.write(json.dumps(holder(token)))
-        file.flush()
-        os.fsync(file.fileno())
-        yield token
+        known = holder(token, now())
+        _replace(file, known)
+        try:
+            yield token
+        finally:
+            # a disk that takes it no more: it looks as if the process had died, and the next one takes over all the same
+            with suppress(OSError):
+                _replace(file, known | {"free": True})
+
+
+def _replace(file: IO[str], known: Mapping[str, Any]) -> None:
+    """In one write, no shorter than what was there: who reads or dies meanwhile leaves the old or the new."""
+    size = os.fstat(file.fileno()).st_size
+    os.pwrite(file.fileno(), json.dumps(known).encode().ljust(size), 0)
+    os.fsync(file.fileno())
 
 
 @contextmanager
@@ -59,7 +71,8 @@ def reviews_lock(root: Path) -> Iterator[None]:
 def _opened(root: Path, name: str = KEY) -> Any:
     try:
         root.mkdir(parents=True, exist_ok=True)
-        return (root / name).open("a+", encoding="utf-8", errors="replace")
+        handle = os.open(root / name, os.O_RDWR | os.O_CREAT, 0o666)
+        return os.fdopen(handle, "r+", encoding="utf-8", errors="replace")
     except OSError as error:
         if error.errno not in REFUSED:
             raise
@@ -69,9 +82,82 @@ def _opened(root: Path, name: str = KEY) -> Any:
         ) from error
 
 
-def holder(token: int) -> dict[str, Any]:
-    """What the lock says of who holds it."""
-    return {"process": os.getpid(), "host": socket.gethostname(), "token": token}
+def holder(token: int, since: str) -> dict[str, Any]:
+    """What the lock says of who holds it. since: when it was taken, in UTC, ISO 8601."""
+    return {
+        "process": os.getpid(),
+        "host": socket.gethostname(),
+        "token": token,
+        "since": since,
+        "where": where(),
+        "began": _began(os.getpid()),
+    }
+
+
+def where() -> str:
+    """This machine since it started, and this view of its processes: only there does a process id mean something."""
+    boot = Path("/proc/sys/kernel/random/boot_id")
+    space = Path("/proc/self/ns/pid")
+    if not (boot.exists() and space.exists()):
+        return socket.gethostname()
+    return f"{boot.read_text().strip()}/{space.stat().st_ino}"
+
+
+def _began(process: int) -> int | None:
+    """When a process of this machine began, in the system's ticks: its number is given again once it is gone.
+
+    None where the system does not tell, and of a process that has ended and is only listed still.
+    """
+    try:
+        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return None
+    return None if state in "ZX" else int(rest[18])
+
+
+def alive(known: Mapping[str, Any]) -> bool | None:
+    """Whether the process that a lock names is still there; None where that cannot be seen from here.
+
+    So it is of another machine and of another container. known: what `holder` gave.
+    """
+    if known.get("where") != where():
+        return None
+    try:
+        os.kill(int(known["process"]), 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass  # there it is, and another user's
+    return "began" not in known or bool(known["began"] == _began(int(known["process"])))
+
+
+@dataclass(frozen=True)
+class Held:
+    """Who has taken a store's only writing place and not given it back."""
+
+    process: int
+    host: str
+    token: int
+    since: str
+    """In UTC, ISO 8601."""
+    alive: bool | None
+    """Whether the process is still there; None where that cannot be seen from here. The next writer takes over from a dead one."""
+
+
+def held(objects: Objects) -> Held | None:
+    """Who holds a store's writing place, by what the lock says: it is not touched. None where nobody does."""
+    try:
+        known = json.loads(objects.get(KEY) or b"{}")
+        if known.get("free") or "since" not in known:  # given back, or of a version that did not say so
+            return None
+        boot, here = (str(place).partition("/")[0] for place in (known["where"], where()))
+        restarted = known["host"] == socket.gethostname() and boot != here
+        living = False if restarted else alive(known)
+        return Held(
+            int(known["process"]), str(known["host"]), int(known["token"]), str(known["since"]), living
+        )
+    except (ValueError, KeyError, TypeError, AttributeError):
+        return None  # unreadable: the next writer replaces it
 
 
 def token_of(text: str | bytes | None) -> int:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import secrets
-import socket
 import threading
 import time
 from collections.abc import Iterator, Mapping
@@ -21,8 +20,9 @@ from zarr.abc.store import Store as ZarrStore
 from zarr.storage import ObjectStore
 
 from storage.index import Mark
-from storage.lock import KEY, StoreLockedError, guard, holder, next_token, sentence, token_of
+from storage.lock import KEY, StoreLockedError, alive, guard, holder, next_token, sentence, token_of
 from storage.objects import StoreUnwritableError, Tag
+from storage.receipts import now
 
 SCHEME = "s3:"
 LEASE = 30.0
@@ -173,29 +173,13 @@ def _told(url: str, key: str) -> Iterator[None]:
 # -- the writer's lease -----------------------------------------------------------------------------------
 
 
-def _where() -> str:
-    """This machine since it started, and this view of its processes: only there does a process id mean something."""
-    boot = Path("/proc/sys/kernel/random/boot_id")
-    space = Path("/proc/self/ns/pid")
-    if not (boot.exists() and space.exists()):
-        return socket.gethostname()
-    return f"{boot.read_text().strip()}/{space.stat().st_ino}"
-
-
 def _dead(text: bytes) -> bool:
     """Whether the holder was a process of this machine that is no more."""
     try:
         known = json.loads(text)
-        if known.get("free"):
-            return True
-        if known["where"] != _where():
-            return False
-        os.kill(int(known["process"]), 0)
-    except ProcessLookupError:
-        return True
-    except (ValueError, KeyError, TypeError, OSError):
+        return bool(known.get("free")) or alive(known) is False
+    except (ValueError, KeyError, TypeError, AttributeError, OSError):
         return False
-    return False
 
 
 @contextmanager
@@ -206,32 +190,35 @@ def writer_lease(objects: RemoteObjects, lease: float = LEASE) -> Iterator[int]:
     holder showed no life for a whole lease, as seen by our own clock: no two clocks are ever compared.
     Raises StoreLockedError where another holds it.
     """
-    token, text, tag = _take(objects, lease)
+    since = now()
+    token, text, tag = _take(objects, lease, since)
     ended = threading.Event()
-    keeper = threading.Thread(target=_renew, args=(objects, token, text, tag, lease, ended), daemon=True)
+    keeper = threading.Thread(
+        target=_renew, args=(objects, (token, since), text, tag, lease, ended), daemon=True
+    )
     keeper.start()
     try:
         yield token
     finally:
         ended.set()
         keeper.join(timeout=lease)
-        _release(objects, token)
+        _release(objects, token, since)
 
 
-def _take(objects: RemoteObjects, lease: float) -> tuple[int, bytes, Tag]:
+def _take(objects: RemoteObjects, lease: float, since: str) -> tuple[int, bytes, Tag]:
     _refuse_careless(objects)
     held, seen = objects.tagged(KEY)
     if held is not None and not _dead(held):
         _await(objects, held, seen, lease)
     token = next_token(held)
-    text = _text(token)
+    text = _text(token, since)
     if not objects.swap(KEY, text, seen):
         raise StoreLockedError(sentence(objects.url, objects.get(KEY) or b""))
     return token, text, objects.tagged(KEY)[1]
 
 
-def _text(token: int, *, free: bool = False) -> bytes:
-    known = holder(token) | {"where": _where(), "beat": secrets.token_hex(4), "free": free}
+def _text(token: int, since: str, *, free: bool = False) -> bytes:
+    known = holder(token, since) | {"beat": secrets.token_hex(4), "free": free}
     return json.dumps(known).encode()
 
 
@@ -259,25 +246,30 @@ def _refuse_careless(objects: RemoteObjects) -> None:
 
 
 def _renew(
-    objects: RemoteObjects, token: int, text: bytes, tag: Tag, lease: float, ended: threading.Event
+    objects: RemoteObjects,
+    mine: tuple[int, str],
+    text: bytes,
+    tag: Tag,
+    lease: float,
+    ended: threading.Event,
 ) -> None:
-    """Show life; whoever lost the lock finds out at its next commit."""
+    """Show life; whoever lost the lock finds out at its next commit. mine: token, and since when."""
     while not ended.wait(lease / 3):
-        text = _text(token)
+        text = _text(*mine)
         try:
-            if not objects.swap(KEY, text, tag) and token_of(objects.get(KEY)) != token:
+            if not objects.swap(KEY, text, tag) and token_of(objects.get(KEY)) != mine[0]:
                 return  # a beat whose answer was lost is ours all the same
             tag = objects.tagged(KEY)[1]
         except (StoreUnwritableError, BaseError):
             continue  # the server is away: the next beat will tell
 
 
-def _release(objects: RemoteObjects, token: int) -> None:
+def _release(objects: RemoteObjects, token: int, since: str) -> None:
     """Free the place; the token stays, so that the next one is higher."""
     try:
         held, seen = objects.tagged(KEY)
         guard(objects, token)
         if held is not None:
-            objects.swap(KEY, _text(token, free=True), seen)
+            objects.swap(KEY, _text(token, since, free=True), seen)
     except (StoreLockedError, StoreUnwritableError, BaseError):
         return  # another has it, or the lease runs out by itself

@@ -13,6 +13,7 @@ import numpy as np
 from zarr.storage import MemoryStore
 
 from storage.arrays import ArraySpec, open_array, read_array, write_kept
+from storage.damage import note
 from storage.documents import COPIES, Documents, file_digest, lacking
 from storage.index import NAME, Mark, gather, read_index, write_index
 from storage.lock import RELEASED, guard, writer_lock
@@ -199,6 +200,7 @@ class Store:
                 raise StoreError(self._damaged(receipt, name, f"{part} is not what was written"))
 
     def _damaged(self, receipt: Receipt, name: str, why: str) -> str:
+        note(self.objects, receipt, name)
         remedy = f"`bluemask verify {self.name} --repair` makes it anew"
         return f"{receipt.group}/{name} is damaged ({why.split(' Stored: ')[0]}); {remedy}"
 
@@ -301,8 +303,7 @@ class Store:
 
     def read_json(self, key: str) -> Any:
         """A JSON document, or None where there is none. Raises DamagedError where it is not what was written."""
-        data = self.documents.read(key)
-        return None if data is None else json.loads(data)
+        return json.loads(self.documents.read(key) or b"null")
 
     def write_json(self, key: str, value: Any) -> None:
         """Replace a JSON document wholly."""
@@ -344,7 +345,6 @@ class Store:
 
     def add_classes(self, names: Iterable[str]) -> list[str]:
         """Append the classes that are new, in the order given; indices once given stay."""
-        merged = self.merged_classes(names)
-        if merged != self.classes():
+        if (merged := self.merged_classes(names)) != self.classes():
             self.write_json("classes.json", merged)
         return merged

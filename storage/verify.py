@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
+from storage.damage import fault
 from storage.documents import COPIES
 from storage.objects import Objects
 from storage.receipts import Failure, Receipt, unseal
@@ -59,7 +59,7 @@ def check_checkpoints(store: Store) -> Iterator[Finding]:
     names = {key.rsplit("/", 1)[-1] for folder in folders for key in store.objects.list(folder)}
     for name in sorted(names):
         for folder in folders:
-            if (why := _fault(store.objects, f"{folder}/{name}", name.split(".")[0], None)) is not None:
+            if (why := fault(store.objects, f"{folder}/{name}", name.split(".")[0], None)) is not None:
                 yield Finding("checkpoint", f"{folder}/{name}", why)
 
 
@@ -106,18 +106,5 @@ def _failure(store: Store, stage: str, block: str) -> Iterator[Finding]:
 def _files(store: Store, receipt: Receipt, kind: Kind) -> Iterator[Finding]:
     for name, record in receipt.files.items():
         key = f"{receipt.group}/{name}"
-        if (why := _fault(store.objects, key, record.sha256, record.size)) is not None:
+        if (why := fault(store.objects, key, record.sha256, record.size)) is not None:
             yield Finding(kind, key, why, receipt.stage, receipt.block)
-
-
-def _fault(objects: Objects, key: str, sha256: str, size: int | None) -> str | None:
-    """What is wrong with a file; None where its bytes have that digest."""
-    try:
-        data = objects.get(key)
-    except OSError as error:
-        return f"cannot be read ({error.strerror})"
-    if data is None:
-        return "is lost"
-    if size is not None and len(data) != size:
-        return f"has {len(data)} bytes instead of {size}"
-    return None if hashlib.sha256(data).hexdigest() == sha256 else "is not what was written"

@@ -83,7 +83,10 @@ class Refresher:
         folders = [root / "receipts" / stage.name for stage in stages()]
         return {
             "catalog": _time(root / "catalog.parquet"),
-            "receipts": [_time(path) for path in (*folders, root / "promoted.json", root / "config.yaml")],
+            "receipts": [
+                _time(path)
+                for path in (*folders, root / "damaged", root / "promoted.json", root / "config.yaml")
+            ],
             "reviews": _time(root / "reviews"),
         }
 

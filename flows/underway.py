@@ -1,0 +1,139 @@
+"""How far a run is, for whoever asks meanwhile: noted in the store by the run, read by `status` and by the pages."""
+
+from __future__ import annotations
+
+import json
+import math
+import threading
+import time
+from contextlib import suppress
+from dataclasses import asdict, dataclass, replace
+from datetime import UTC, datetime
+
+from flows.plan import Plan
+from flows.progress import Bars
+from storage.lock import Held, StoreLockedError, held
+from storage.objects import StoreUnwritableError
+from storage.receipts import now
+from storage.store import Store
+from viewer.words import so_many
+
+KEY = "progress.json"
+EVERY = 5.0
+"""Seconds between two notes of one step."""
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a run is with its step."""
+
+    token: int
+    """Of the writer's lock under which it was noted: another holder's note says nothing of this one."""
+    step: str
+    done: int
+    total: int
+    """0 where it is not known yet."""
+    unit: str
+    """What is counted, a plural."""
+    at: str
+    """When it was noted, in UTC, ISO 8601."""
+
+    @property
+    def words(self) -> str:
+        """Step and numbers."""
+        if not self.total:
+            return self.step
+        return f"{self.step}: {self.done} of {so_many(self.total, self.unit)}"
+
+
+class Noted(Bars):
+    """Bars that also note in the store how far the run is; it is news and no more, so that nothing depends on it."""
+
+    def __init__(self, shown: Bars, store: Store) -> None:
+        """shown: what draws; store: whose lock the caller holds."""
+        self._shown, self._store = shown, store
+        self._now = Progress(store.fence, "", 0, 0, "", "")
+        self._told = -math.inf
+        self._lock = threading.Lock()
+
+    def start(self, name: str, total: int, unit: str) -> None:
+        """A step begins, with so many units to do."""
+        self._shown.start(name, total, unit)
+        with self._lock:
+            self._now, self._told = Progress(self._store.fence, name, 0, total, unit, ""), -math.inf
+        self._note()
+
+    def advance(self, name: str, images: int) -> None:
+        """So many more images are done; below 0 where a block failed."""
+        self._shown.advance(name, images)
+        with self._lock:
+            self._now = replace(self._now, done=self._now.done + images)
+        self._note()
+
+    def reach(self, name: str, done: int, total: int, loss: float = math.nan, unit: str = "") -> None:
+        """So many of a total are done."""
+        self._shown.reach(name, done, total, loss, unit)
+        with self._lock:
+            self._now = replace(self._now, done=done, total=total, unit=unit or self._now.unit)
+        self._note()
+
+    def finish(self, name: str) -> None:
+        """A step is over."""
+        self._shown.finish(name)
+
+    def _note(self) -> None:
+        with self._lock:
+            state, moment = self._now, time.monotonic()
+            if moment - self._told < EVERY:
+                return
+            self._told = moment
+        with suppress(StoreUnwritableError, StoreLockedError):  # the next commit meets it, too, and says so
+            self._store.put(KEY, json.dumps(asdict(replace(state, at=now()))).encode())
+
+
+def progress(store: Store, holder: Held) -> Progress | None:
+    """How far a holder of the store's lock is; None where it has noted nothing."""
+    try:
+        found = Progress(**json.loads(store.objects.get(KEY) or b"{}"))
+    except (ValueError, TypeError):
+        return None
+    return found if found.token == holder.token else None
+
+
+def words_of(store: Store, plan: Plan | None = None) -> str:
+    """A clause on who is writing to the store, since when, and how far that is; empty where nobody is.
+
+    plan: the store's state, for the blocks of the step; None leaves them out.
+    """
+    holder = held(store.objects)
+    if holder is None:
+        return ""
+    found = progress(store, holder)
+    who, since = f"process {holder.process} on {holder.host}", _plainly(holder.since)
+    at = "" if found is None else found.words + _blocks(found, plan)
+    if holder.alive is False:
+        last = f"; it was at {at}" if at else ""
+        return f"stale lock: {who}, which held the store since {since}, is gone{last}; the next run takes over and goes on"
+    unseen = "; whether it still runs cannot be seen from this machine" if holder.alive is None else ""
+    if found is None:
+        return f"the store is being written: {who}, since {since} ({_ago(holder.since)}){unseen}"
+    return f"a run is under way: {who}, since {since} ({_ago(holder.since)}); {at} (noted {_ago(found.at)} ago){unseen}"
+
+
+def _blocks(found: Progress, plan: Plan | None) -> str:
+    counts = {} if plan is None else plan.table()
+    if plan is None or found.step not in counts:
+        return ""
+    return f", {counts[found.step]['fresh']} of {so_many(len(plan.blocks), 'blocks')}"
+
+
+def _plainly(moment: str) -> str:
+    return moment.replace("T", " ").replace("+00:00", " UTC")
+
+
+def _ago(moment: str) -> str:
+    """Time since a moment; clocks that differ make it little, never less than nothing."""
+    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"

@@ -1,0 +1,106 @@
+"""How long a training took is kept, and the next one's time is told from it."""
+
+import io
+
+import pytest
+from labelled_store import Silent
+from rich.console import Console
+
+from flows import durations, estimate, promotion, training
+from flows.durations import Stopwatch, expected, last, remember, steps_of
+from flows.forecast import print_plan
+from flows.steps import Run
+from models.telling import LOOK_STEPS, READ, STEPS
+from storage.store import Store
+
+MEASURED = {"basis": "a", "images": 10, "parts": {READ: [10, 20.0], STEPS: [100, 50.0], "pictures": [2, 3.0]}}
+
+
+def changed(config, **sections):
+    """The config with some fields of its sections changed."""
+    return config.model_copy(
+        update={name: getattr(config, name).model_copy(update=values) for name, values in sections.items()}
+    )
+
+
+def run_of(labelled, config):
+    return Run(labelled.store, config, Silent(), dry=True)
+
+
+def test_a_stopwatch_passes_on_what_it_hears_and_adds_up_each_part(monkeypatch):
+    moments, heard = iter([0.0, 2.0, 3.0, 7.0]), []
+    monkeypatch.setattr(durations.time, "perf_counter", lambda: next(moments))
+    watch = Stopwatch(lambda *words: heard.append(words))
+    for words in ((1, 2, 0.0, READ), (2, 2, 0.0, READ), (1, 9, 0.5, STEPS)):
+        watch(*words)
+    assert watch.parts == {READ: (2, 3.0), STEPS: (1, 4.0)}
+    assert heard == [(1, 2, 0.0, READ), (2, 2, 0.0, READ), (1, 9, 0.5, STEPS)]
+
+
+def test_steps_count_by_their_number_and_reading_by_the_images():
+    assert expected(MEASURED, "a", 10, {STEPS: 100}) == 73
+    assert expected(MEASURED, "a", 10, {STEPS: 200}) == 73 + 50
+    assert expected(MEASURED, "a", 30, {STEPS: 100}) == 73 + 40
+
+
+def test_what_was_not_measured_like_this_has_no_time():
+    assert expected(MEASURED, "b", 10, {STEPS: 100}) is None
+    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 8}) is None
+    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 0}) == 73
+
+
+def test_a_training_taken_up_after_its_last_step_leaves_the_last_measure(tmp_path):
+    store = Store(tmp_path)
+    assert last(store, "vit") is None
+    remember(store, "vit", "a", 5, {READ: (5, 1.0), STEPS: (4, 2.0)})
+    remember(store, "vit", "a", 5, {"pictures": (2, 0.1)})
+    assert last(store, "vit")["parts"] == {READ: [5, 1.0], STEPS: [4, 2.0]}
+    promotion.promote(store, "vit", {"digest": "d"})
+    promotion.decline(store, "fusion", "run", "why")
+    assert last(store, "vit")["images"] == 5, "other news of the networks leaves it alone"
+
+
+@pytest.mark.parametrize("kind", ["vit", "fusion"])
+def test_a_training_takes_the_steps_that_were_foreseen(labelled_once, kind):
+    found = last(labelled_once.store, kind)
+    foreseen = steps_of(kind, training.training_section(labelled_once.config, kind), found["images"])
+    taken = {unit: units for unit, (units, _) in found["parts"].items() if unit in (STEPS, LOOK_STEPS)}
+    assert found["images"] == 8
+    assert taken == pytest.approx(foreseen), "none of them ended early"
+
+
+@pytest.mark.parametrize("kind", ["vit", "fusion"])
+def test_the_next_training_is_told_by_the_last_one(labelled_once, kind):
+    section = f"train_{kind}"
+    config, store = labelled_once.config, labelled_once.store
+    plan = run_of(labelled_once, config).plan
+    parts = last(store, kind)["parts"]
+    whole = sum(seconds for _, seconds in parts.values())
+    assert training.seconds_of(store, config, plan, kind) == pytest.approx(whole)
+    longer = {"vit": {"min_steps": 100}, "fusion": {"min_steps": 8, "max_steps": 8}}[kind]
+    assert training.seconds_of(store, changed(config, **{section: longer}), plan, kind) > whole
+    slower = {"vit": {"side": 96}, "fusion": {"crop": 64}}[kind]
+    assert training.seconds_of(store, changed(config, **{section: slower}), plan, kind) is None
+    assert training.seconds_of(Store(store.root / "none"), config, plan, kind) is None
+
+
+def test_plan_and_estimate_tell_it(labelled):
+    path = labelled.root / "run.yaml"
+    path.write_text(path.read_text().replace("epochs: 2", "epochs: 4"))
+    found = estimate.whole_estimate(run_of(labelled, labelled.config), {})
+    assert set(found.trainings) == {"vit", "fusion"}
+    assert {"train_vit", "train_fusion"} <= found.seconds.keys()
+    assert f"{found.seconds['train_vit'] / 60:.1f}" in row(path, "train_vit")
+    assert "not measured yet" not in row(path, "train_vit")
+    path.write_text(path.read_text().replace("side: 64", "side: 96"))
+    found = estimate.whole_estimate(run_of(labelled, labelled.config), {})
+    assert found.unknown == ("train_vit",)
+    assert "not measured yet" in row(path, "train_vit")
+    assert "not measured yet" not in row(path, "train_fusion")
+
+
+def row(path, step):
+    """The line of a step in what `bluemask plan` prints."""
+    sink = io.StringIO()
+    print_plan(path, Console(file=sink, width=200), Console(file=io.StringIO()))
+    return next(line for line in sink.getvalue().splitlines() if step in line)
