@@ -30,7 +30,7 @@ from models.train_fusion import Fold
 from models.vit import load_vit
 from storage.store import Store
 from tasks.evaluate import Confusion, metrics
-from tasks.fuse import fuse, undecided
+from tasks.fuse import fuse
 from tasks.reading import Labelled
 from tasks.registry import stage
 from tasks.train_vit import train as train_vit
@@ -148,9 +148,9 @@ def _teach(
 
 
 def _fused(item: Labelled, model: Fusion, config: Any) -> dict[str, np.ndarray]:
-    """What the stage `fuse` makes of one image with that model, which masks have taught: nobody overrules it."""
+    """What the stage `fuse` makes of one image with that model."""
     found = stage("fuse")
-    given: dict[str, Any] = undecided({name: item.array(name)[None] for name in found.inputs})
+    given: dict[str, Any] = {name: item.array(name)[None] for name in found.inputs}
     with torch.inference_mode():
         return fuse(**given, **section(config, found.config), model=model, precision=precision_of(config))
 

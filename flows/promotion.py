@@ -16,15 +16,14 @@ from models.telling import Report
 from storage.receipts import now
 from storage.store import Store, StoreError
 from tasks.candidate import cam_figures, fusion_figures
-from tasks.fuse import undecided
 from tasks.ingest import unusable
 from tasks.registry import stages, writer
-from tasks.stage import Arrays, ModelKind, Stage
+from tasks.stage import ModelKind, Stage
 
 FIGURES: dict[str, Callable[..., dict[str, float]]] = {"vit": cam_figures, "fusion": fusion_figures}
 """Figures of merit by network, each a share in [0, 1] of which more is better."""
-ALONE: dict[str, Callable[[Arrays], Arrays]] = {"vit": lambda arrays: arrays, "fusion": undecided}
-"""What a stage is given so that its network is heard alone: what P1 and P2 agree on stands in P whatever a network says."""
+EXTRA: dict[str, tuple[str, ...]] = {"vit": (), "fusion": ("p1", "p2")}
+"""Arrays that the figures need beyond what the stage reads."""
 DECLINED = 20
 """Refusals that are remembered of a network: older ones are of images and configs long gone."""
 
@@ -88,8 +87,8 @@ def _figures(
     for block, live in sample:
         if report is not None:
             report(images, total, math.nan, unit)
-        given = {name: _array(store, plan, name, block) for name in stage.inputs}
-        keywords: dict[str, Any] = ALONE[kind](given)
+        given = {name: _array(store, plan, name, block) for name in (*stage.inputs, *EXTRA[kind])}
+        keywords = {name: given[name] for name in stage.inputs}
         keywords |= section(config, stage.config) | facts(config, stage.facts)
         with torch.inference_mode():
             made = stage.function(**keywords, model=model, precision=precision_of(config))
@@ -107,7 +106,8 @@ def _array(store: Store, plan: Plan, name: str, block: str) -> Any:
 
 def _sample(config: Config, plan: Plan, kind: ModelKind, stage: Stage) -> Iterator[tuple[str, list[int]]]:
     """Blocks spread over the set, with the places of their live images, up to `retrain.check_images`."""
-    ready = [b for b in plan.blocks if all(plan.fresh(writer(name), b) for name in stage.inputs)]
+    names = (*stage.inputs, *EXTRA[kind])
+    ready = [b for b in plan.blocks if all(plan.fresh(writer(name), b) for name in names)]
     taken, step = 0, max(1, len(ready) * config.block // config.retrain.check_images)
     for block in ready[::step]:
         failed = unusable(plan.receipts["ingest"][block].failed, kind)

@@ -91,20 +91,6 @@ def agreement(
     return Target(slot, np.asarray(amount * trust(reliability, floor), np.float32))
 
 
-def agreed(p1: np.ndarray, p2: np.ndarray, annotation: np.ndarray) -> np.ndarray:
-    """What P1 and P2 both call the same class, but for pieces upon which a user has marked something else.
-
-    p1, p2, annotation: (y, x) uint8 label maps, 255 unknown or unmarked. Returns (y, x) uint8, 0 where they agree on no class.
-    """
-    both = np.where((p1 == p2) & (p1 != UNKNOWN), p1, np.uint8(0))
-    wrong = (both > 0) & (annotation != UNKNOWN) & (annotation != both)
-    if wrong.any():
-        for k in np.unique(both[wrong]):
-            index = cv2.connectedComponents((both == k).astype(np.uint8), connectivity=8)[1]
-            both[(both == k) & np.isin(index, index[wrong & (both == k)])] = 0
-    return both
-
-
 def heeding(
     p1: np.ndarray, p2: np.ndarray, annotation: np.ndarray, slot_class: np.ndarray, cam: np.ndarray
 ) -> np.ndarray:

@@ -20,7 +20,8 @@ class Doubt:
     entropy: mean disagreement of the views in bits, where any view sees a class.
     disagreement: share of pixels that P1 and P2 decide differently, of those where either sees a class.
     confidence: mean confidence where P shows a class, over the image where it shows none.
-    empty: highest score of a class that the label names but P does not show; 0 where P shows all.
+    empty: highest score of a class that the label names but P does not show, or share that P does not show of what P1 and
+        P2 both call a class, where it is half of that or more; 0 where P shows all.
     area: pixels of each class in P, by class index.
     """
 
@@ -51,7 +52,7 @@ def doubt_of(arrays: Mapping[str, np.ndarray]) -> Doubt:
         entropy=_mean(arrays["entropy"][arrays["mean"] > 0]),
         disagreement=disagreement(arrays["p1"], arrays["p2"]),
         confidence=_mean(sure),
-        empty=max(missing, default=0.0),
+        empty=max([*missing, _lost(arrays["p1"], arrays["p2"], p)], default=0.0),
         area=area,
     )
 
@@ -96,6 +97,17 @@ def disagreement(p1: np.ndarray, p2: np.ndarray) -> float:
     if not both.any():
         return float(claimed.any())
     return float((p1 != p2)[both].mean())
+
+
+def _lost(p1: np.ndarray, p2: np.ndarray, p: np.ndarray) -> float:
+    """Largest share, over classes, that P does not show of the pixels on which P1 and P2 agree; 0 below a half.
+
+    The rest of the fusion, which has learned from other images, may be right there, but with few images to learn from it
+    mostly is not: of 15 images of steel it lost 8912 of 10 494 such pixels of one, 6945 of them defects.
+    """
+    agreed = (p1 == p2) & (p1 > 0) & (p1 < UNKNOWN)
+    share = max((float((p != k)[agreed & (p1 == k)].mean()) for k in np.unique(p1[agreed])), default=0.0)
+    return share if share >= 0.5 else 0.0
 
 
 def _mean(values: np.ndarray) -> float:

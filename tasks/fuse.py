@@ -29,10 +29,8 @@ def fuse(
     slot_class: np.ndarray,
     annotation: np.ndarray,
     cam: np.ndarray,
-    p1: np.ndarray,
     mean: np.ndarray,
     entropy: np.ndarray,
-    p2: np.ndarray,
     weight: np.ndarray,
     score: np.ndarray,
     feature: np.ndarray,
@@ -50,7 +48,6 @@ def fuse(
     annotation: (image, y, x) uint8 label map of what the user marked, 255 where nothing: marked pixels stand in P as
     they are, with confidence 1, and of a class that is marked in an image CAM, look and network have less of a say (see `heard`).
     cam, mean, entropy: (image, slot, y, x) in [0, 1]; weight: (image, y, x), 0 where nobody knows;
-    p1, p2: (image, y, x) uint8 label maps, 255 undecided: what both call a class stays one (see `chosen`);
     score: (image, class), probability;
     feature: (image, d, h, w), SAM's features; sha256: (image, byte=32).
     model: networks of both folds; the one that was not trained on an image fuses it. views: flips and turns
@@ -59,7 +56,7 @@ def fuse(
     Returns arrays as declared in STAGE. An image without a label is background everywhere, with confidence 1, or
     `cap` where the classifier flatly claims a class (a score above 1 − `doubtful`): nobody else speaks against it.
     """
-    from models.agreement import agreed, marked
+    from models.agreement import marked
     from models.appearance import look
     from models.fusion import fold_of, heard, others_heard, probabilities
     from models.guided import guided, radius_of
@@ -96,39 +93,19 @@ def fuse(
         if guide:
             outlined = guided(said, image[inside], radius_of((height, width), feature.shape[2:]))
         given = np.isin(annotation[inside], [0, *classes])
-        slot = chosen(outlined, agreed(p1[inside], p2[inside], annotation[inside]), classes)
-        p[inside] = np.where(given, annotation[inside], label_map(slot, classes))
+        p[inside] = np.where(given, annotation[inside], label_map(outlined, classes))
         doubts = doubted(p[inside], weight[inside], classes, score[n], doubtful)
-        sure = confidence_of((said + outlined) / 2, slot, doubts, cap)
+        sure = confidence_of((said + outlined) / 2, outlined, doubts, cap)
         confidence[inside] = np.where(given, np.float16(1), sure)
     return {"p": p, "confidence": confidence}
 
 
-def chosen(share: np.ndarray, both: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """The likeliest of background and the image's slots, but where CAM and SAM agree on a class that one.
+def label_map(share: np.ndarray, classes: np.ndarray) -> np.ndarray:
+    """The likeliest of background and the image's own classes; there is no 255, and no class it lacks.
 
-    Look and convolutions have learned from other images, and from few they learn badly: they may add a defect that both
-    missed, or decide between the two, but not deny what both see. Where they would, confidence is low. AGREED_FIGURES
-    share: (1 + slot, y, x) probabilities, background first; both: (y, x) uint8, of `models.agreement.agreed`; classes:
-    (slot,) uint8. Returns (y, x) int64, 0 background, s the s-th slot (from 1).
+    share: (1 + slot, y, x) probabilities, background first; classes: (slot,) uint8. Returns (y, x) uint8.
     """
-    slot = np.asarray(share.argmax(0), np.int64)
-    for n, k in enumerate(classes):
-        slot[both == k] = n + 1
-    return slot
-
-
-def undecided(arrays: Arrays) -> Arrays:
-    """What `fuse` reads, with P1 and P2 left open everywhere: the network alone decides, and is judged by what it says."""
-    return arrays | {name: np.full_like(arrays[name], UNKNOWN) for name in ("p1", "p2")}
-
-
-def label_map(slot: np.ndarray, classes: np.ndarray) -> np.ndarray:
-    """Slots, as `chosen` gives them, as classes: there is no 255, and no class that the image lacks.
-
-    slot: (y, x) int64; classes: (slot,) uint8. Returns (y, x) uint8.
-    """
-    return np.asarray(np.concatenate([[0], classes])[slot], np.uint8)
+    return np.asarray(np.concatenate([[0], classes])[share.argmax(0)], np.uint8)
 
 
 def doubted(
@@ -155,26 +132,26 @@ def tempered(share: np.ndarray, temperature: float) -> np.ndarray:
     return np.asarray(scaled / scaled.sum(0), np.float32)
 
 
-def confidence_of(share: np.ndarray, slot: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarray:
+def confidence_of(share: np.ndarray, decided: np.ndarray, doubts: np.ndarray, cap: float) -> np.ndarray:
     """Probability of the chosen class, and times `cap` where it is in doubt.
 
     share: (1 + slot, y, x), the mean of what is said before and after outlines were brought to the image's: on 70 procedural
     surfaces the ECE on defects is 0.012 with it, 0.010 and 0.018 with either alone, and to drop their least sure tenth gains
-    0.51 mIoU of the defects, 0.47 and 0.40 with either alone. slot: (y, x), what was chosen, as of `chosen`; doubts:
+    0.51 mIoU of the defects, 0.47 and 0.40 with either alone. decided: the same shape, whose maximum is what was chosen; doubts:
     (y, x) bool. Returns (y, x) float16, in doubt at most `cap`, and still in order.
     """
-    best = np.take_along_axis(share, slot[None], 0)[0]
+    best = np.take_along_axis(share, decided.argmax(0)[None], 0)[0]
     # scaled, not clipped: within doubt, pixels keep their order
     return np.asarray(np.where(doubts, cap * best, best), np.float16)
 
 
 STAGE = Stage(
     name="fuse",
-    version=17,
+    version=16,
     function=fuse,
     reads=(
-        "image", "size", "slot_class", "annotation", "cam", "p1", "mean", "entropy", "p2", "weight", "score",
-        "feature", "sha256",
+        "image", "size", "slot_class", "annotation", "cam", "mean", "entropy", "weight", "score", "feature",
+        "sha256",
     ),
     writes=(
         ArraySpec(

@@ -72,3 +72,14 @@ def test_a_contradiction_takes_a_class_denied_and_another_seen(label, score, exp
     else:
         assert isinstance(found, Contradiction)
         assert list(vars(found).values()) == pytest.approx(expected)
+
+
+@pytest.mark.parametrize(("kept", "expected"), [(4, 0), (3, 0.5), (1, 5 / 6), (0, 1)])
+def test_what_both_branches_see_and_p_does_not_show_is_missing(kept, expected):
+    given = arrays(label())
+    given["p"] = label()
+    given["p"][:, 3 + kept : 9] = 0  # of six columns
+    given["score"][0] = 0.3
+    assert doubt_of(given).empty == pytest.approx(expected)
+    given["p2"] = np.where(given["p"] == given["p1"], given["p1"], np.uint8(255))  # SAM does not know
+    assert doubt_of(given).empty == pytest.approx(0 if kept else 0.3)

@@ -8,7 +8,6 @@ from tasks.fuse import (
     STAGE,
     TEMPERATURE,
     TEMPERATURE_MARKED,
-    chosen,
     confidence_of,
     doubted,
     fuse,
@@ -43,8 +42,6 @@ def block(sizes=((20, 30), (24, 17), (9, 30)), slots=((2, 0), (1, 3), (0, 0)), s
         "slot_class": np.array(slots, np.uint8),
         "annotation": np.full((count, height, width), 255, np.uint8),
         "cam": rng.random(shape, np.float32).astype(np.float16),
-        "p1": np.full((count, height, width), 255, np.uint8),
-        "p2": np.full((count, height, width), 255, np.uint8),
         "mean": rng.random(shape, np.float32),
         "entropy": entropy,
         "weight": (1 - entropy.max(1)).astype(np.float16),
@@ -82,9 +79,8 @@ def test_a_result_depends_on_its_image_alone(model):
     whole = fuse(**given, model=model, **SETTINGS)
     for n in range(3):
         height, width = given["size"][n].tolist()
-        maps = ("cam", "p1", "mean", "entropy", "p2", "weight")
         alone = {
-            name: value[:, ..., :height, :width] if name in maps else value
+            name: value[:, ..., :height, :width] if name in ("cam", "mean", "entropy", "weight") else value
             for name, value in one(given, n).items()
         }
         alone["image"] = alone["image"][:, :height, :width]
@@ -176,34 +172,7 @@ def test_without_a_label_only_the_classifier_can_doubt(model):
 
 def test_the_likeliest_class_wins():
     share = np.array([[[0.5, 0.2]], [[0.3, 0.2]], [[0.2, 0.6]]])
-    classes, nothing = np.array([4, 9], np.uint8), np.zeros((1, 2), np.uint8)
-    np.testing.assert_array_equal(label_map(chosen(share, nothing, classes), classes), [[0, 9]])
-
-
-@pytest.mark.parametrize("mark", [None, 0, 2])
-def test_what_cam_and_sam_agree_on_is_not_denied(mark):
-    """The look is sure that there is nothing; but where a user says so too, the piece falls."""
-    denying = Fusion(FusionShape((4, 4, 4, 4)), features=(5, 3))
-    for net in denying.appearances:
-        torch.nn.init.zeros_(net.head.weight)
-        torch.nn.init.constant_(net.head.bias, -50.0)
-        net.trust.fill_(1)
-        net.confirmed.fill_(1)
-    given = one(block(), 0)
-    given["entropy"][:], given["weight"][:] = 0, 1
-    given["cam"][:] = given["mean"][:] = 0.9
-    piece, other = np.s_[0, 4:9, 4:9], np.s_[0, 14:18, 14:18]
-    for name in ("p1", "p2"):
-        given[name][:] = 0
-        given[name][piece] = given[name][other] = 2
-    if mark is not None:
-        given["annotation"][0, 5, 5] = mark
-    found = fuse(**given, model=denying.eval(), **SETTINGS)
-    assert (found["p"][other] == 2).all()
-    assert (found["p"][piece] == (0 if mark == 0 else 2)).all()
-    if mark is None:
-        assert (found["confidence"][piece] < 0.3).all()
-        assert not found["p"][0, 10:13, :30].any()
+    np.testing.assert_array_equal(label_map(share, np.array([4, 9], np.uint8)), [[0, 9]])
 
 
 def doubt_of(**change):
@@ -257,7 +226,7 @@ def test_a_class_that_the_user_marked_is_found_somewhere(model):
 def test_doubt_caps_confidence_and_keeps_its_order():
     logits = np.array([[[4.0, 4.0, 1.0]], [[0, 0, 0]], [[-9, -9, 0.5]]])
     share = np.exp(logits) / np.exp(logits).sum(0)
-    found = confidence_of(share, share.argmax(0), np.array([[False, True, True]]), 0.5)
+    found = confidence_of(share, share, np.array([[False, True, True]]), 0.5)
     np.testing.assert_allclose(found, share.max(0) * [[1, 0.5, 0.5]], atol=1e-3)
     assert found[0, 1] > found[0, 2]
 
@@ -268,13 +237,13 @@ def test_what_is_all_but_sure_is_still_told_apart():
     scaled = tempered(share, TEMPERATURE)
     expected = np.exp(logits / TEMPERATURE) / np.exp(logits / TEMPERATURE).sum(0)
     np.testing.assert_allclose(scaled, expected, rtol=1e-3)
-    sure, less = confidence_of(scaled, scaled.argmax(0), np.zeros((1, 2), bool), 0.5)[0]
+    sure, less = confidence_of(scaled, scaled, np.zeros((1, 2), bool), 0.5)[0]
     assert 1 > sure > less
 
 
 def test_confidence_is_that_of_the_class_that_the_outlines_decided_for():
     share, decided = np.array([[[0.7, 0.7]], [[0.3, 0.3]]]), np.array([[[0.9, 0.4]], [[0.1, 0.6]]])
-    found = confidence_of((share + decided) / 2, decided.argmax(0), np.zeros((1, 2), bool), 0.5)
+    found = confidence_of((share + decided) / 2, decided, np.zeros((1, 2), bool), 0.5)
     np.testing.assert_allclose(found, [[0.8, 0.45]], atol=1e-3)
 
 
