@@ -11,7 +11,7 @@ import numpy as np
 from rich.console import Console
 from rich.progress import track
 
-from flows.outputs import finished, fresh_labels, outdated_labels
+from flows.outputs import finished, fresh_labels, made_before, outdated_labels
 from flows.plan import Plan
 from flows.summary import plan_of, stored_config
 from storage.reviews import Review, Reviews, label_digest
@@ -109,6 +109,10 @@ class Selection:
             return None
         return last.verdict if last.judged == (last.mask or label_digest(item.array("p"))) else None
 
+    def drawn(self, item: Labelled) -> bool:
+        """Whether the label that counts was drawn by somebody."""
+        return bool(self.reviews.history(item.row.sha256).last.mask)
+
     def told(self) -> str:
         """How many images were left out, and why, in words."""
         return ", ".join(f"{count} {why}" for why, count in self.left_out.items())
@@ -129,8 +133,8 @@ class Selection:
             )
 
     def _label(self, item: Labelled) -> np.ndarray:
-        label, drawn = item.label(self.reviews), bool(self.reviews.history(item.row.sha256).last.mask)
-        if self.choice.confidence > 0 and not drawn:  # what was drawn by hand is sure
+        label = item.label(self.reviews)
+        if self.choice.confidence > 0 and not self.drawn(item):  # what was drawn by hand is sure
             label = np.where(item.array("confidence") < self.choice.confidence, np.uint8(UNKNOWN), label)
             self.emptied += bool((label == UNKNOWN).all())
         if self.choice.classes:
@@ -189,9 +193,9 @@ def export_store(
             "export into an empty folder if that matters",
             highlight=False,
         )
-    if old:
+    if earlier := sum(item.row.id in old and not selection.drawn(item) for item in selection.items):
         console.print(
-            f"[yellow]{so_many(old, 'labels')} of an earlier run[/], before something changed: bluemask status {root}",
+            f"[yellow]{so_many(earlier, 'labels')} of an earlier run[/], before something changed: bluemask status {root}",
             highlight=False,
         )
     waiting = sum(row.status == "active" for row in plan.rows) - len(items)
@@ -200,20 +204,16 @@ def export_store(
         console.print(f"[yellow]{so_many(waiting, 'images')} without {missing}[/]: bluemask status {root}")
 
 
-def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], int]:
-    """Images that have a label, and how many of these are outdated. Raises StoreError where there is none."""
-    fresh = fresh_labels(store, plan)
-    old = outdated_labels(store, plan) if choice.outdated or not fresh else []
-    if not fresh and not old:
-        raise StoreError(
-            f"{store.root} holds no label of the images as they are (`bluemask status` says why); `bluemask run CONFIG` makes them"
-        )
-    if not fresh and not choice.outdated:
-        raise StoreError(
-            f"{store.root} holds no up-to-date label (`bluemask status` says why), but {len(old)} of an earlier run: "
-            "`--outdated` exports these; `bluemask run CONFIG` makes new ones"
-        )
-    return sorted(fresh + old, key=lambda item: item.row.path), len(old)
+def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], set[int]]:
+    """Images that have a label, and the ids of those whose label is outdated. Raises StoreError where there is none."""
+    found = fresh_labels(store, plan)
+    old = outdated_labels(store, plan) if choice.outdated else []
+    if not found and not old:
+        none = f"{store.root} holds no {'label of the images as they are' if choice.outdated else 'up-to-date label'}"
+        more = not choice.outdated and any(made_before(plan, block) for block in plan.blocks)
+        remedy = "; `--outdated` exports those of an earlier run" if more else ""
+        raise StoreError(f"{none} (`bluemask status` says why); `bluemask run CONFIG` makes them{remedy}")
+    return sorted(found + old, key=lambda item: item.row.path), {item.row.id for item in old}
 
 
 def _refuse_places(out: Path, images: Path, store: Store) -> None:

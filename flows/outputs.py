@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from difflib import get_close_matches
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple, cast
@@ -40,7 +40,9 @@ def finished(store: Store, config: Config) -> list[Labelled]:
 
 def fresh_labels(store: Store, plan: Plan) -> list[Labelled]:
     """Every image whose label map P is fresh, in the order of paths."""
-    return _labels(store, plan, [block for block in plan.blocks if plan.fresh(stage("fuse"), block)])
+    fresh = (block for block in plan.blocks if plan.fresh(stage("fuse"), block))
+    found = (item for block in fresh for _, item in _labelled(store, plan, block))
+    return sorted(found, key=lambda item: item.row.path)
 
 
 def outdated_labels(store: Store, plan: Plan) -> list[Labelled]:
@@ -49,37 +51,42 @@ def outdated_labels(store: Store, plan: Plan) -> list[Labelled]:
     So last night's labels are at hand while a run makes new ones, or after one that was broken off. In the order of
     paths. Raises StoreError where an array is damaged.
     """
-    blocks = [
-        block for block in plan.blocks if not plan.fresh(stage("fuse"), block) and _made_before(plan, block)
-    ]
-    return [item for item in _labels(store, plan, blocks) if _of_these_pixels(item, plan.classes)]
-
-
-def _labels(store: Store, plan: Plan, blocks: Iterable[str]) -> list[Labelled]:
-    found = [
-        Labelled(store, row, place)
-        for block in blocks
-        for place, row in enumerate(plan.blocks[block])
-        if row.status == "active" and row.id not in plan.receipts["ingest"][block].failed
-    ]
+    found = []
+    for block in plan.blocks:
+        if not plan.fresh(stage("fuse"), block) and made_before(plan, block):
+            read = plan.receipts["ingest"][block]
+            pixels, slots = (store.read(read, name) for name in ("sha256", "slot_class"))
+            found += [
+                item
+                for n, item in _labelled(store, plan, block)
+                if _of_these_pixels(item, pixels[n], slots[n], plan.classes)
+            ]
     return sorted(found, key=lambda item: item.row.path)
 
 
-def _made_before(plan: Plan, block: str) -> bool:
-    """Whether a block has a P that was made from the images and classes that `ingest` read last."""
+def _labelled(store: Store, plan: Plan, block: str) -> Iterator[tuple[int, Labelled]]:
+    failed = plan.receipts["ingest"][block].failed
+    for place, row in enumerate(plan.blocks[block]):
+        if row.status == "active" and row.id not in failed:
+            yield place, Labelled(store, row, place)
+
+
+def made_before(plan: Plan, block: str) -> bool:
+    """Whether a block has a P that was made from the images and classes that `ingest` read last, and that nobody found damaged."""
     made, read = (plan.receipts[name].get(block) for name in ("fuse", "ingest"))
-    if made is None or read is None or not plan.intact(made) or not plan.intact(read):
+    if made is None or read is None or ("fuse", block) in plan.damaged:
         return False
-    return all(
-        made.reasons.get(f"array {name}") == read.arrays[name].digest for name in ("sha256", "slot_class")
-    )
+    same = (made.reasons.get(f"array {n}") == read.arrays[n].digest for n in ("sha256", "slot_class"))
+    return all(same) and plan.intact(made) and plan.intact(read)
 
 
-def _of_these_pixels(item: Labelled, classes: Sequence[str]) -> bool:
-    """Whether an image's arrays are of its present content and label, though `ingest` may be yet to read others."""
-    slots = item.array("slot_class")
+def _of_these_pixels(item: Labelled, sha256: np.ndarray, slots: np.ndarray, classes: Sequence[str]) -> bool:
+    """Whether what `ingest` read last is an image's present content and label: it may be yet to read others.
+
+    sha256: (byte=32,) uint8; slots: (slot,) uint8, 0 unused.
+    """
     named = sorted(classes.index(name) + 1 for name in item.row.labels)
-    return item.array("sha256").tobytes().hex() == item.row.sha256 and sorted(slots[slots > 0]) == named
+    return sha256.tobytes().hex() == item.row.sha256 and sorted(slots[slots > 0]) == named
 
 
 # -- scores -----------------------------------------------------------------------------------------------

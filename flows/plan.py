@@ -82,7 +82,7 @@ class Plan:
     forced: set[tuple[str, str]] = field(default_factory=set)
     """Stage and block that are to be done again whatever their receipts say."""
     damaged: dict[tuple[str, str], str] = field(default_factory=dict)
-    """Those of them that somebody could not read, and why."""
+    """Stage and block of which somebody could not read an array, and why. A run has them done again; what reads them stands."""
     blocks: dict[str, list[ImageRow]] = field(init=False)
     _recipes: dict[str, str] = field(init=False)
     precision: str = field(init=False)
@@ -99,6 +99,7 @@ class Plan:
         """Take in that a stage has done a block."""
         self.receipts[receipt.stage][receipt.block] = receipt
         self.forced.discard((receipt.stage, receipt.block))
+        self.damaged.pop((receipt.stage, receipt.block), None)
         self.failures[receipt.stage].discard(receipt.block)
         for stage in stages():  # workers do this at the same time: entry by entry, never the whole
             self._known.pop((stage.name, receipt.block), None)
@@ -162,7 +163,6 @@ class Plan:
             receipts={stage.name: store.receipts(stage.name) for stage in stages()},
             failures={stage.name: set(store.failures(stage.name)) for stage in stages()},
             intact=store.intact,
-            forced=set(met),
             damaged=met,
         )
 
@@ -224,7 +224,7 @@ class Plan:
 
     def state(self, stage: Stage, block: str) -> State:
         """How a block stands with a stage."""
-        if self.fresh(stage, block):
+        if self.fresh(stage, block) and (stage.name, block) not in self.damaged:
             return "fresh"
         if block in self.failures[stage.name]:
             return "failed"
@@ -235,8 +235,10 @@ class Plan:
         receipt, reasons = self.receipts[stage.name].get(block), self.reasons(stage, block)
         if receipt is None:
             return "never done"
+        if (stage.name, block) in self.damaged:
+            return self.damaged[stage.name, block]
         if (stage.name, block) in self.forced:
-            return self.damaged.get((stage.name, block), "asked for")
+            return "asked for"
         if reasons is None:
             return "waits for what it reads"
         if self.fresh(stage, block) and self.again(stage, block):

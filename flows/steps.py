@@ -66,6 +66,7 @@ class Run:
         digest = partial(model_digest, store, config)
         found = self.catalogue
         self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
+        self.plan.forced |= self.plan.damaged.keys()
         self.job = Job(store, config, self.plan, shown.advance)
         damaged = [damage.words for damage in damages(store) if damage.block in self.plan.blocks]
         self.catalogue = replace(found, problems=(*found.problems, *damaged, *self.job.misplaced()))

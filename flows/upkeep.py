@@ -13,7 +13,7 @@ from flows.networks import PROMOTED, TRAINED
 from flows.promotion import rollback
 from flows.summary import plan_of, stored_config
 from storage.catalog import live_blocks, load
-from storage.damage import forget_mended, record_damage
+from storage.damage import forget_mended, note
 from storage.lock import reviews_lock
 from storage.prune import Pruning, prune
 from storage.store import Store, StoreError
@@ -35,7 +35,7 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
             store.objects.sweep()
             found, left = mend(store)
             status = _report(store, console, found, left)
-            if found:
+            if len(left) < len(found):
                 _renew_report(store, console)
             return status
     found = list(verify(store))
@@ -47,10 +47,10 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
 
 def _remember(store: Store, found: list[Finding]) -> None:
     """Note which blocks are damaged: `status` tells it, and the next run mends them."""
-    for finding in found if store.local else ():
+    for finding in found:
         receipt = store.receipt(finding.stage, finding.block) if finding.kind == "array" else None
         if receipt is not None and finding.key.startswith(f"{receipt.group}/"):
-            record_damage(store.objects, receipt, finding.key.removeprefix(f"{receipt.group}/"), finding.why)
+            note(store.objects, receipt, finding.key.removeprefix(f"{receipt.group}/").split("/")[0])
 
 
 def _renew_report(store: Store, console: Console) -> None:

@@ -20,7 +20,7 @@ FOLDER = "damaged"
 
 
 class Damage(Sealed):
-    """Stands at `damaged/<stage>.<block>.json`; it counts while the block's receipt names that group."""
+    """Stands at `damaged/<stage>.<block>.json`; it counts as long as the block's receipt is the one it was met by."""
 
     stage: str
     """The stage that made the group."""
@@ -32,6 +32,8 @@ class Damage(Sealed):
     """A file of it that is not as it was written, relative to the group."""
     why: str
     """What is wrong with it, a clause."""
+    receipt: str
+    """When the receipt was made through which it was read."""
     made: str
     """When that was met, in UTC, ISO 8601."""
 
@@ -43,13 +45,21 @@ class Damage(Sealed):
             "a run makes it anew"
         )
 
+    def counts(self, present: Receipt | None) -> bool:
+        """Whether it is of the group that a block has now: one that was made anew may bear the same name."""
+        return present is not None and (present.group, present.made) == (self.group, self.receipt)
+
 
 def fault(objects: Objects, key: str, sha256: str, size: int | None) -> str | None:
     """What is wrong with a file, a clause; None where its bytes have that digest. size: in bytes, None where it is not known."""
     try:
-        data = objects.get(key)
+        return _wrong(objects, key, sha256, size)
     except OSError as error:
         return f"cannot be read ({error.strerror})"
+
+
+def _wrong(objects: Objects, key: str, sha256: str, size: int | None) -> str | None:
+    data = objects.get(key)
     if data is None:
         return "is lost"
     if size is not None and len(data) != size:
@@ -60,68 +70,87 @@ def fault(objects: Objects, key: str, sha256: str, size: int | None) -> str | No
 def note(objects: Objects, receipt: Receipt, name: str) -> None:
     """Look which file of an array that could not be read is damaged, and note that; nothing where they are all sound.
 
+    What cannot be read, as the share is away or too much is open, is no damage. Who may not write to the store notes nothing.
     receipt: through which it was read; where it is not the present one any more, nothing is noted.
     """
     if not isinstance(objects, LocalObjects):
         return
-    present = _present(objects, receipt.stage, receipt.block)
-    if present is None or present.group != receipt.group or _known(objects, receipt) is not None:
-        return
-    for file, record in present.files.items():
-        if file == "zarr.json" or file.startswith(f"{name}/"):
-            why = fault(objects, f"{present.group}/{file}", record.sha256, record.size)
-            if why is not None:
-                record_damage(objects, receipt, file, why)
-                return
+    with suppress(OSError, StoreUnwritableError):  # whoever reads is told all the same
+        present = _present(objects, receipt.stage, receipt.block)
+        if present is None or present.group != receipt.group or _known(objects, present):
+            return
+        for file, record in present.files.items():
+            if file == "zarr.json" or file.startswith(f"{name}/"):
+                why = _wrong(objects, f"{present.group}/{file}", record.sha256, record.size)
+                if why is not None:
+                    objects.put(_key(present.stage, present.block), seal(_found(present, file, why)))
+                    return
 
 
-def record_damage(objects: Objects, receipt: Receipt, file: str, why: str) -> None:
-    """Note that a file of a block's group is damaged. why: a clause. Who may not write to the store notes nothing."""
-    found = Damage(
-        stage=receipt.stage, block=receipt.block, group=receipt.group, file=file, why=why, made=now()
+def _found(receipt: Receipt, file: str, why: str) -> Damage:
+    return Damage(
+        stage=receipt.stage,
+        block=receipt.block,
+        group=receipt.group,
+        file=file,
+        why=why,
+        receipt=receipt.made,
+        made=now(),
     )
-    with suppress(StoreUnwritableError, OSError):  # whoever reads is told all the same
-        objects.put(_key(receipt.stage, receipt.block), seal(found))
 
 
 def damages(store: Store) -> list[Damage]:
     """Damage of present arrays that was met, at most one a block of a stage; a note that cannot be read says nothing."""
-    found = []
-    for key in list(store.objects.list(FOLDER, ".json")) if store.local else ():
-        damage = _read(store.objects, key)
-        present = None if damage is None else _present(store.objects, damage.stage, damage.block)
-        if damage is not None and present is not None and present.group == damage.group:
-            found.append(damage)
-    return found
+    found = (_read(store.objects, key) for key in _keys(store))
+    return [
+        damage
+        for damage in found
+        if damage is not None and damage.counts(_present(store.objects, damage.stage, damage.block))
+    ]
 
 
 def forget_mended(store: Store) -> None:
-    """Drop notes of groups that no receipt names any more. The caller holds the writer's lock."""
-    for key in list(store.objects.list(FOLDER, ".json")) if store.local else ():
-        damage = _read(store.objects, key)
-        if damage is None or damage.group not in _named(store, damage):
-            store.delete(key)
+    """Drop notes of what was made anew, or is as it was written after all. The caller holds the writer's lock."""
+    for key in _keys(store):
+        with suppress(OSError, StoreUnwritableError):  # of a user whose notes this one may not remove
+            damage = _read(store.objects, key)
+            present = None if damage is None else _present(store.objects, damage.stage, damage.block)
+            if (
+                damage is None
+                or present is None
+                or not damage.counts(present)
+                or _sound(store, damage, present)
+            ):
+                store.delete(key)
 
 
-def _named(store: Store, damage: Damage) -> set[str]:
-    """Groups of the block that count, or may be taken back."""
-    receipts = (store.receipt(damage.stage, damage.block), store.previous(damage.stage, damage.block))
-    return {receipt.group for receipt in receipts if receipt is not None}
+def _sound(store: Store, damage: Damage, present: Receipt) -> bool:
+    """Whether a file is as it was written, as it was brought back, or rightly gone."""
+    record = present.files.get(damage.file)
+    key = f"{present.group}/{damage.file}"
+    return record is None or _wrong(store.objects, key, record.sha256, record.size) is None
+
+
+def _keys(store: Store) -> list[str]:
+    try:
+        return list(store.objects.list(FOLDER, ".json")) if store.local else []
+    except OSError:  # of a user whose notes this one may not see
+        return []
 
 
 def _key(stage: str, block: str) -> str:
     return f"{FOLDER}/{stage}.{block}.json"
 
 
-def _known(objects: Objects, receipt: Receipt) -> Damage | None:
-    damage = _read(objects, _key(receipt.stage, receipt.block))
-    return damage if damage is not None and damage.group == receipt.group else None
+def _known(objects: Objects, present: Receipt) -> bool:
+    damage = _read(objects, _key(present.stage, present.block))
+    return damage is not None and damage.counts(present)
 
 
 def _read(objects: Objects, key: str) -> Damage | None:
     try:
         return unseal(Damage, objects.get(key) or b"")
-    except ValueError:
+    except (OSError, ValueError):
         return None
 
 

@@ -1,6 +1,8 @@
 """Damage that somebody meets while reading is known from then on: `status` tells it, and the next run mends it."""
 
 import io
+import shutil
+import time
 
 import pytest
 from rich.console import Console
@@ -8,16 +10,17 @@ from small_run import Silent
 
 from flows.browse import open_backend, open_index
 from flows.forecast import print_plan
+from flows.outputs import finished, outdated_labels
 from flows.steps import Run
-from flows.summary import print_status
-from flows.upkeep import mend, verify_store
+from flows.summary import plan_of, print_status
+from flows.upkeep import _remember, mend, verify_store
 from storage import store as store_module
 from storage.catalog import load
-from storage.damage import FOLDER, damages, note
-from storage.objects import StoreUnwritableError
+from storage.damage import FOLDER, damages, forget_mended, note
+from storage.objects import LocalObjects, StoreUnwritableError
 from storage.store import StoreError
-from storage.verify import verify
-from tasks.registry import stages
+from storage.verify import Finding, verify
+from tasks.registry import stage, stages
 
 BLOCK = "b000000"
 
@@ -210,3 +213,75 @@ def test_another_look_at_it_writes_nothing(site):
     before = path.stat().st_mtime_ns
     note(site.store.objects, receipt, "p")
     assert path.stat().st_mtime_ns == before
+
+
+def test_what_reads_a_damaged_array_is_still_exported(site):
+    """P is sound, whatever became of the CAM that it was made from."""
+    before = len(finished(site.store, site.config))
+    meet(site, "cam", "cam")
+    plan = plan_of(site.store, site.config)
+    assert (plan.state(stage("cam"), BLOCK), plan.state(stage("fuse"), BLOCK)) == ("stale", "fresh")
+    assert len(finished(site.store, site.config)) == before
+    assert outdated_labels(site.store, plan) == []
+
+
+def test_a_file_that_was_brought_back_is_no_damage_any_more(site):
+    receipt = site.store.receipt("fuse", BLOCK)
+    shard = max((site.store.root / receipt.group / "p" / "c").rglob("*"))
+    sound = shard.read_bytes()
+    meet(site, "fuse", "p")
+    shard.write_bytes(sound)
+    assert verify_store(site.store.root, Console(quiet=True), repair=True) == 0
+    assert not list(site.store.objects.list(FOLDER))
+    assert site.todo() == {}
+
+
+def test_a_lost_group_that_was_made_anew_under_its_name_is_sound(site):
+    receipt = site.store.receipt("cam", BLOCK)
+    shutil.rmtree(site.store.root / receipt.group)
+    assert verify_store(site.store.root, Console(quiet=True), repair=False) == 1
+    assert damages(site.store)
+    time.sleep(1)  # receipts tell the second
+    assert verify_store(site.store.root, Console(quiet=True), repair=True) == 0
+    assert site.store.receipt("cam", BLOCK).group == receipt.group
+    assert damages(site.store) == []
+    assert site.todo() == {}
+
+
+def test_an_error_that_passes_is_no_damage(site, monkeypatch):
+    receipt = harm(site, "fuse", "p")
+
+    def crowded(*_):
+        raise OSError(24, "Too many open files")
+
+    store = site.store
+    monkeypatch.setattr(store.objects, "get", crowded)
+    note(store.objects, receipt, "p")
+    monkeypatch.undo()
+    assert not list(site.store.objects.list(FOLDER))
+
+
+def test_notes_of_another_user_stop_nobody(site, monkeypatch):
+    """Who browses makes them; the nightly user may neither list nor remove them."""
+    meet(site, "fuse", "p")
+
+    def refused(*_):
+        raise PermissionError(13, "Permission denied")
+
+    for name in ("list", "delete"):
+        store = site.store
+        monkeypatch.setattr(store.objects, name, refused)
+        forget_mended(store)
+        monkeypatch.undo()
+        assert len(damages(site.store)) == 1
+    monkeypatch.setattr(LocalObjects, "list", refused)
+    assert damages(site.store) == []
+
+
+def test_what_was_dropped_while_it_was_verified_is_not_called_damaged(site):
+    receipt = site.store.receipt("embed", BLOCK)
+    file = next(name for name in receipt.files if name.startswith("embedding/"))
+    with site.store.writing():
+        site.store.drop(receipt, "embedding")
+    _remember(site.store, [Finding("array", f"{receipt.group}/{file}", "is lost", "embed", BLOCK)])
+    assert not list(site.store.objects.list(FOLDER))

@@ -246,7 +246,7 @@ def test_a_stale_label_is_not_exported(site):
     (site.store.root / f"receipts/fuse/{blocks(site)[0]}.json").unlink()
     out = site.root / "labels"
     result = site.call("export", str(site.store.root), str(out))
-    assert "no up-to-date label" in result.stderr
+    assert "without an up-to-date label" in result.stderr
     assert len(list(out.rglob("*.png"))) < 14
 
 
