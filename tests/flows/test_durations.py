@@ -10,6 +10,7 @@ from rich.console import Console
 from flows import durations, estimate, promotion, training
 from flows.durations import CALIBRATED, JUDGED, Stopwatch, expected, last, remember, steps_of
 from flows.forecast import print_plan
+from flows.networks import promoted
 from flows.steps import Run
 from models.telling import LOOK_STEPS, READ, STEPS
 from storage.store import Store
@@ -112,6 +113,17 @@ def test_the_next_training_is_told_by_the_last_one(labelled_once, kind):
     slower = {"vit": {"side": 96}, "fusion": {"crop": 64}}[kind]
     assert training.seconds_of(store, changed(config, **{section: slower}), plan, kind) is None
     assert training.seconds_of(Store(store.root / "none"), config, plan, kind) is None
+
+
+@pytest.mark.parametrize(("promote", "judged"), [("checked", JUDGED), ("always", ())])
+def test_what_is_judged_is_called_and_counted_as_it_is_told(labelled_once, promote, judged):
+    store, config = labelled_once.store, changed(labelled_once.config, retrain={"promote": promote})
+    plan, heard = run_of(labelled_once, config).plan, []
+    path = store.root / "checkpoints" / f"{promoted(store, 'vit')['digest']}.safetensors"
+    promotion.judge(store, config, plan, "vit", path, lambda *words: heard.append(words[3]))
+    assert tuple(dict.fromkeys(heard)) == judged
+    assert training._networks_judged(store, config, plan, "vit") == len(judged)
+    assert CALIBRATED in last(store, "vit")["parts"]
 
 
 def test_plan_and_estimate_tell_it(labelled):
