@@ -16,6 +16,10 @@ TIMED = "timed"
 """Where `promoted.json` keeps the durations, by network."""
 COUNTED = frozenset({"epochs", "min_steps", "max_steps", "patience", "seed"})
 """Keywords of a training that say how many steps it takes, or which, and not how long one takes."""
+JUDGED = ("images judged", "images judged as before")
+"""Units of the parts in which `promotion.judge` looks at the new network, and at the one before where there is one."""
+CALIBRATED = "images calibrated"
+"""Units of the part that ends the ViT's training."""
 Parts = Mapping[str, tuple[int, float]]
 """Units done and seconds that they took, by what the units are called."""
 
@@ -63,22 +67,41 @@ def last(store: Store, kind: ModelKind) -> dict[str, Any] | None:
     return found
 
 
-def expected(measured: Mapping[str, Any], basis: str, images: int, steps: Mapping[str, int]) -> float | None:
-    """Seconds that a training will take at most, by what the last one took; None where that one was of another basis.
+def expected(
+    measured: Mapping[str, Any],
+    basis: str,
+    images: int,
+    steps: Mapping[str, int],
+    caps: Mapping[str, int],
+    networks: int,
+) -> float | None:
+    """Seconds that a training will take, about, by what the last one took; None where that one was of another basis.
 
-    measured: as of `last`; images: it would learn from; steps: of it, by what they are called. A step takes as long as one did, reading grows
-    with the images, and the rest (calibration, pictures, judging) looks at so many images however many there are.
+    measured: as of `last`; images: it would learn from; steps: of it, by what they are called; caps: images that a part goes
+    through at most, by unit; networks: that are judged in the end, the new one and perhaps the one before. A step takes
+    as long as one did, reading grows with the images, calibration and judging up to their caps, and pictures take what
+    they did.
     """
     parts: Parts = measured["parts"]
-    if measured["basis"] != basis or any(count and unit not in parts for unit, count in steps.items()):
+    judged = [unit for unit in JUDGED if unit in parts]
+    unmeasured = any(count and unit not in parts for unit, count in steps.items())
+    if measured["basis"] != basis or unmeasured or (networks and not judged):
         return None
     seconds = 0.0
     for unit, (units, taken) in parts.items():
         if unit in (STEPS, LOOK_STEPS):
             seconds += taken / units * steps.get(unit, 0)
         else:
-            seconds += taken * images / measured["images"] if unit in (READ, READ_AGAIN) else taken
+            often = networks / len(judged) if unit in JUDGED else 1
+            seconds += often * taken * _growth(unit, measured["images"], images, caps)
     return seconds
+
+
+def _growth(unit: str, before: int, images: int, caps: Mapping[str, int]) -> float:
+    """How many times the images of before a part goes through."""
+    if unit in (READ, READ_AGAIN):
+        return images / before
+    return min(images, caps[unit]) / min(before, caps[unit]) if unit in caps else 1.0
 
 
 def steps_of(kind: ModelKind, keywords: Mapping[str, Any], images: int) -> dict[str, int]:

@@ -63,7 +63,10 @@ def announce(run: Run, console: Console) -> None:
         return
     refuse_full_disk(run, found)
     free = shutil.disk_usage(store.root).free
-    known = ", ".join(f"{name} {_duration(seconds)}" for name, seconds in found.seconds.items())
+    about = {f"train_{kind}": "about " for kind in found.trainings}
+    known = ", ".join(
+        f"{name} {about.get(name, '')}{_duration(seconds)}" for name, seconds in found.seconds.items()
+    )
     rest = f"; not measured yet: {', '.join(found.unknown)}" if found.unknown else ""
     if found.trainings:
         rest += "; what the networks trained make anew comes on top"

@@ -42,10 +42,13 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
     if table.row_count:
         console.print(table)
         console.print(
-            "[dim]At most: a block whose content comes out the same stops what reads it from being redone, and a training "
-            "ends early where nothing improves any more.[/]"
+            "[dim]At most, but for trainings: a block whose content comes out the same stops what reads it from being redone.[/]"
         )
         if trained:
+            console.print(
+                "[dim]A training's time is about what the last one's parts make of it; it ends early where nothing improves "
+                "any more.[/]"
+            )
             console.print(
                 "[dim]Once a network is trained, all images are done anew by what it serves: train_vit's by cam, prompt, mask, "
                 "ensemble and fuse, train_fusion's by fuse.[/]"
@@ -81,7 +84,8 @@ def _stage_row(table: Table, run: Run, stage: Stage) -> None:
 def _training_row(table: Table, run: Run, kind: ModelKind, why: str) -> None:
     images = sum(1 for _ in training.members(run.plan, kind, foreseen=True))
     seconds = training.seconds_of(run.store, run.config, run.plan, kind)
-    table.add_row(f"train_{kind}", "", str(images), why, _minutes(seconds), "")
+    about = "" if seconds is None else "about "
+    table.add_row(f"train_{kind}", "", str(images), why, about + _minutes(seconds), "")
 
 
 def _minutes(seconds: float | None) -> str:

@@ -253,6 +253,7 @@ class Run:
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
+        self.shown.start("close", 0, "")
         self._drop_unkept()
         for stage in stages():
             self.store.write_index(stage.name)

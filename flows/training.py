@@ -248,13 +248,25 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
 
 
 def seconds_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> float | None:
-    """Seconds that a training on all images that there are now would take at most; None where none like it was measured."""
+    """Seconds that a training on all images that there are now would take, about; None where none like it was measured."""
     measured = durations.last(store, kind)
     images = sum(1 for _ in members(plan, kind, foreseen=True))
     if measured is None or not images:
         return None
     steps = durations.steps_of(kind, training_section(config, kind), images)
-    return durations.expected(measured, _pace(config, kind), images, steps)
+    caps = dict.fromkeys(durations.JUDGED, config.retrain.check_images)
+    caps[durations.CALIBRATED] = config.train_vit.calibration * max(1, len(plan.classes))
+    networks = _networks_judged(store, config, plan, kind)
+    return durations.expected(measured, _pace(config, kind), images, steps, caps, networks)
+
+
+def _networks_judged(store: Store, config: Config, plan: Plan, kind: ModelKind) -> int:
+    """How many networks `promotion.judge` looks at after a training: none, the new one, or the one before, too."""
+    entry = promoted(store, kind)
+    if config.retrain.promote == "always":
+        return 0
+    unlike = entry is None or (entry["classes"] < len(plan.classes) and kind == "vit")
+    return 1 if unlike or (entry is not None and promotion.another_sam(entry, plan)) else 2
 
 
 def _pace(config: Config, kind: ModelKind) -> str:

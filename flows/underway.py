@@ -12,8 +12,7 @@ from datetime import UTC, datetime
 
 from flows.plan import Plan
 from flows.progress import Bars
-from storage.lock import Held, StoreLockedError, held
-from storage.objects import StoreUnwritableError
+from storage.lock import Held, UnclearLockError, held
 from storage.receipts import now
 from storage.store import Store
 from viewer.words import so_many
@@ -78,8 +77,11 @@ class Noted(Bars):
         self._note()
 
     def finish(self, name: str) -> None:
-        """A step is over."""
+        """A step is over: its last figures stand until the next one's."""
         self._shown.finish(name)
+        with self._lock:
+            self._told = -math.inf
+        self._note()
 
     def _note(self) -> None:
         with self._lock:
@@ -87,7 +89,8 @@ class Noted(Bars):
             if moment - self._told < EVERY:
                 return
             self._told = moment
-        with suppress(StoreUnwritableError, StoreLockedError):  # the next commit meets it, too, and says so
+        # news and no more: whatever a disk or a server answers, a sound run goes on, and the next commit says what lasts
+        with suppress(Exception):
             self._store.put(KEY, json.dumps(asdict(replace(state, at=now()))).encode())
 
 
@@ -103,17 +106,27 @@ def progress(store: Store, holder: Held) -> Progress | None:
 def words_of(store: Store, plan: Plan | None = None) -> str:
     """A clause on who is writing to the store, since when, and how far that is; empty where nobody is.
 
+    Where the lock does not say whether anybody does, the clause says that.
+
     plan: the store's state, for the blocks of the step; None leaves them out.
     """
-    holder = held(store.objects)
+    try:
+        holder = held(store.objects)
+    except UnclearLockError as unclear:
+        return str(unclear)
     if holder is None:
         return ""
     found = progress(store, holder)
     who, since = f"process {holder.process} on {holder.host}", _plainly(holder.since)
     at = "" if found is None else found.words + _blocks(found, plan)
+    last = f"; it was at {at}" if at else ""
     if holder.alive is False:
-        last = f"; it was at {at}" if at else ""
         return f"stale lock: {who}, which held the store since {since}, is gone{last}; the next run takes over and goes on"
+    if holder.namesake:
+        return (
+            f"the lock was not given back by {who}, which took it {since}{last}; whether that still runs cannot be seen from "
+            "here: it ended on this machine's restart, or is on another machine of that name"
+        )
     unseen = "; whether it still runs cannot be seen from this machine" if holder.alive is None else ""
     if found is None:
         return f"the store is being written: {who}, since {since} ({_ago(holder.since)}){unseen}"

@@ -19,10 +19,16 @@ from storage.receipts import now
 KEY = "writer.lock"
 RELEASED = -1
 """No holder's token: what is still at work after the lock was left must not write."""
+ENDED = -1
+"""No time that a process began at: of one that has ended and is only listed still."""
 
 
 class StoreLockedError(RuntimeError):
     """Another process is writing to the store, or has taken it over."""
+
+
+class UnclearLockError(ValueError):
+    """A lock that does not say whether anybody holds it: an older version's, or one that cannot be read."""
 
 
 @contextmanager
@@ -106,19 +112,23 @@ def where() -> str:
 def _began(process: int) -> int | None:
     """When a process of this machine began, in the system's ticks: its number is given again once it is gone.
 
-    None where the system does not tell, and of a process that has ended and is only listed still.
+    ENDED of a process that is only listed still; None where the system does not tell: without /proc, or where that
+    hides other users' processes (`hidepid`).
     """
     try:
-        state, *rest = Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()
+        text = Path(f"/proc/{process}/stat").read_text(errors="replace")
     except OSError:
         return None
-    return None if state in "ZX" else int(rest[18])
+    state, *rest = text.rpartition(")")[2].split()
+    return ENDED if state in "ZX" else int(rest[18])
 
 
 def alive(known: Mapping[str, Any]) -> bool | None:
     """Whether the process that a lock names is still there; None where that cannot be seen from here.
 
-    So it is of another machine and of another container. known: what `holder` gave.
+    So it is of another machine and of another container. Dead is only what is not there, has ended, or began at another
+    time than the lock says: where the time cannot be read, a process of that number is taken for the holder, as two
+    writers are worse than a lock that stays. known: what `holder` gave.
     """
     if known.get("where") != where():
         return None
@@ -128,7 +138,8 @@ def alive(known: Mapping[str, Any]) -> bool | None:
         return False
     except PermissionError:
         pass  # there it is, and another user's
-    return "began" not in known or bool(known["began"] == _began(int(known["process"])))
+    noted, began = known.get("began"), _began(int(known["process"]))
+    return began != ENDED and (None in (noted, began) or bool(noted == began))
 
 
 @dataclass(frozen=True)
@@ -142,22 +153,37 @@ class Held:
     """In UTC, ISO 8601."""
     alive: bool | None
     """Whether the process is still there; None where that cannot be seen from here. The next writer takes over from a dead one."""
+    namesake: bool = False
+    """Whether it was of this host's name and another start of it: before a restart, or another machine of that name."""
 
 
 def held(objects: Objects) -> Held | None:
-    """Who holds a store's writing place, by what the lock says: it is not touched. None where nobody does."""
+    """Who holds a store's writing place, by what the lock says: it is not touched. None where nobody does.
+
+    Raises UnclearLockError where the lock does not say. The system's own lock is not tried for it: a writer that came
+    at that moment would be refused.
+    """
+    text = objects.get(KEY)
+    if text is None:
+        return None
     try:
-        known = json.loads(objects.get(KEY) or b"{}")
-        if known.get("free") or "since" not in known:  # given back, or of a version that did not say so
+        known = json.loads(text)
+        if known.get("free"):
             return None
         boot, here = (str(place).partition("/")[0] for place in (known["where"], where()))
-        restarted = known["host"] == socket.gethostname() and boot != here
-        living = False if restarted else alive(known)
         return Held(
-            int(known["process"]), str(known["host"]), int(known["token"]), str(known["since"]), living
+            process=int(known["process"]),
+            host=str(known["host"]),
+            token=int(known["token"]),
+            since=str(known["since"]),  # which older versions did not say, nor whether they had given it back
+            alive=alive(known),
+            namesake=known["host"] == socket.gethostname() and boot != here,
         )
-    except (ValueError, KeyError, TypeError, AttributeError):
-        return None  # unreadable: the next writer replaces it
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise UnclearLockError(
+            "the lock does not say whether anybody writes (of an older version, or unreadable); the next run replaces it, "
+            "or is refused where somebody does"
+        ) from error
 
 
 def token_of(text: str | bytes | None) -> int:

@@ -1,14 +1,16 @@
 """How long a training took is kept, and the next one's time is told from it."""
 
 import io
+import re
 
 import pytest
 from labelled_store import Silent
 from rich.console import Console
 
 from flows import durations, estimate, promotion, training
-from flows.durations import Stopwatch, expected, last, remember, steps_of
+from flows.durations import CALIBRATED, JUDGED, Stopwatch, expected, last, remember, steps_of
 from flows.forecast import print_plan
+from flows.networks import promoted
 from flows.steps import Run
 from models.telling import LOOK_STEPS, READ, STEPS
 from storage.store import Store
@@ -38,15 +40,38 @@ def test_a_stopwatch_passes_on_what_it_hears_and_adds_up_each_part(monkeypatch):
 
 
 def test_steps_count_by_their_number_and_reading_by_the_images():
-    assert expected(MEASURED, "a", 10, {STEPS: 100}) == 73
-    assert expected(MEASURED, "a", 10, {STEPS: 200}) == 73 + 50
-    assert expected(MEASURED, "a", 30, {STEPS: 100}) == 73 + 40
+    assert expected(MEASURED, "a", 10, {STEPS: 100}, {}, 0) == 73
+    assert expected(MEASURED, "a", 10, {STEPS: 200}, {}, 0) == 73 + 50
+    assert expected(MEASURED, "a", 30, {STEPS: 100}, {}, 0) == 73 + 40
+
+
+@pytest.mark.parametrize("before", [False, True])
+def test_judging_counts_by_networks_and_grows_up_to_its_cap(before):
+    judged = {unit: [2, 6.0] for unit in JUDGED[: 1 + before]}
+    measured = MEASURED | {"parts": MEASURED["parts"] | judged}
+
+    def told(images, networks, most):
+        reading = 20.0 * images / 10
+        found = expected(measured, "a", images, {STEPS: 100}, dict.fromkeys(JUDGED, most), networks)
+        return found - reading - 53
+
+    assert [told(10, networks, 15) for networks in (0, 1, 2)] == [0, 6, 12]
+    assert told(15, 2, 15) == told(90, 2, 15) == 18
+    assert told(90, 1, 5) == 6, "the last one had reached it"
+
+
+def test_calibration_grows_up_to_its_cap():
+    measured = MEASURED | {"parts": MEASURED["parts"] | {CALIBRATED: [10, 4.0]}}
+    steps, caps = {STEPS: 100}, {CALIBRATED: 20}
+    assert expected(measured, "a", 10, steps, caps, 0) == 77
+    assert expected(measured, "a", 90, steps, caps, 0) == 77 + 160 + 4
 
 
 def test_what_was_not_measured_like_this_has_no_time():
-    assert expected(MEASURED, "b", 10, {STEPS: 100}) is None
-    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 8}) is None
-    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 0}) == 73
+    assert expected(MEASURED, "b", 10, {STEPS: 100}, {}, 0) is None
+    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 8}, {}, 0) is None
+    assert expected(MEASURED, "a", 10, {STEPS: 100, LOOK_STEPS: 0}, {}, 0) == 73
+    assert expected(MEASURED, "a", 10, {STEPS: 100}, {}, 1) is None, "nothing was judged"
 
 
 def test_a_training_taken_up_after_its_last_step_leaves_the_last_measure(tmp_path):
@@ -75,13 +100,30 @@ def test_the_next_training_is_told_by_the_last_one(labelled_once, kind):
     config, store = labelled_once.config, labelled_once.store
     plan = run_of(labelled_once, config).plan
     parts = last(store, kind)["parts"]
-    whole = sum(seconds for _, seconds in parts.values())
+    new, old = JUDGED
+    assert new in parts
+    assert old not in parts, "it was the store's first"
+    unjudged = sum(seconds for unit, (_, seconds) in parts.items() if unit != new)
+    whole = unjudged + 2 * parts[new][1]
     assert training.seconds_of(store, config, plan, kind) == pytest.approx(whole)
+    always = changed(config, retrain={"promote": "always"})
+    assert training.seconds_of(store, always, plan, kind) == pytest.approx(unjudged)
     longer = {"vit": {"min_steps": 100}, "fusion": {"min_steps": 8, "max_steps": 8}}[kind]
     assert training.seconds_of(store, changed(config, **{section: longer}), plan, kind) > whole
     slower = {"vit": {"side": 96}, "fusion": {"crop": 64}}[kind]
     assert training.seconds_of(store, changed(config, **{section: slower}), plan, kind) is None
     assert training.seconds_of(Store(store.root / "none"), config, plan, kind) is None
+
+
+@pytest.mark.parametrize(("promote", "judged"), [("checked", JUDGED), ("always", ())])
+def test_what_is_judged_is_called_and_counted_as_it_is_told(labelled_once, promote, judged):
+    store, config = labelled_once.store, changed(labelled_once.config, retrain={"promote": promote})
+    plan, heard = run_of(labelled_once, config).plan, []
+    path = store.root / "checkpoints" / f"{promoted(store, 'vit')['digest']}.safetensors"
+    promotion.judge(store, config, plan, "vit", path, lambda *words: heard.append(words[3]))
+    assert tuple(dict.fromkeys(heard)) == judged
+    assert training._networks_judged(store, config, plan, "vit") == len(judged)
+    assert CALIBRATED in last(store, "vit")["parts"]
 
 
 def test_plan_and_estimate_tell_it(labelled):
@@ -90,8 +132,11 @@ def test_plan_and_estimate_tell_it(labelled):
     found = estimate.whole_estimate(run_of(labelled, labelled.config), {})
     assert set(found.trainings) == {"vit", "fusion"}
     assert {"train_vit", "train_fusion"} <= found.seconds.keys()
-    assert f"{found.seconds['train_vit'] / 60:.1f}" in row(path, "train_vit")
+    assert f"about {found.seconds['train_vit'] / 60:.1f}" in row(path, "train_vit")
     assert "not measured yet" not in row(path, "train_vit")
+    with (console := Console(width=400)).capture() as caught:
+        estimate.announce(run_of(labelled, labelled.config), console)
+    assert re.search(r"train_vit about \d", caught.get())
     path.write_text(path.read_text().replace("side: 64", "side: 96"))
     found = estimate.whole_estimate(run_of(labelled, labelled.config), {})
     assert found.unknown == ("train_vit",)

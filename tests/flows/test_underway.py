@@ -3,7 +3,9 @@
 import json
 import re
 
+import pytest
 from labelled_store import Silent
+from obstore.exceptions import BaseError
 from rich.console import Console
 
 from flows import browse, underway
@@ -55,6 +57,52 @@ def test_what_cannot_be_noted_does_not_end_a_run(tmp_path, monkeypatch):
     assert not (tmp_path / KEY).exists()
 
 
+@pytest.mark.parametrize("error", [OSError(5, "Input/output error"), BaseError("the server said no")])
+def test_nor_does_a_note_that_no_disk_or_server_takes(tmp_path, monkeypatch, error):
+    tried = []
+
+    def put(key, value):
+        tried.append(key)
+        raise error
+
+    store = Store(tmp_path)
+    with store.writing():
+        shown = Noted(Silent(), store)
+        monkeypatch.setattr(store, "put", put)
+        shown.start("mask", 12, "images")
+        shown.finish("mask")
+    assert tried == [KEY, KEY]
+
+
+def test_a_steps_last_figures_are_noted_when_it_ends(tmp_path):
+    store = Store(tmp_path)
+    with store.writing():
+        shown = Noted(Silent(), store)
+        shown.start("fuse", 12, "images")
+        shown.advance("fuse", 12)
+        assert noted(store)["done"] == 0
+        shown.finish("fuse")
+        assert noted(store)["done"] == 12
+
+
+def test_a_run_that_closes_says_so(labelled):
+    store = labelled.store
+    with store.writing():
+        run = Run(store, labelled.config, Silent())
+        assert "look" in words_of(store)
+        run.close()
+        said = words_of(store)
+    assert re.search(r"\); close \(noted \d+ s ago\)$", said)
+
+
+@pytest.mark.parametrize("left", ['{"process": 1, "host": "a", "token": 3}', "no json"])
+def test_a_lock_that_does_not_say_is_no_word_of_no_run(labelled, left):
+    (labelled.store.root / LOCK).write_text(left)
+    said = status(labelled.store)
+    assert "the lock does not say whether anybody writes (of an older version, or unreadable)" in said
+    assert "no run is under way" not in said
+
+
 def test_status_tells_of_a_run_and_when_there_is_none(labelled):
     assert "no run is under way" in status(labelled.store)
     store = labelled.store
@@ -94,6 +142,12 @@ def test_a_stale_lock_is_told_as_such_with_where_it_ended(labelled):
     far = dead | {"where": "another/1", "host": "elsewhere"}
     (store.root / LOCK).write_text(json.dumps(far))
     assert "whether it still runs cannot be seen from this machine" in status(store)
+    namesake = dead | {"where": "another/1"}
+    (store.root / LOCK).write_text(json.dumps(namesake))
+    said = status(store)
+    assert "is gone" not in said
+    assert "it ended on this machine's restart, or is on another machine of that name" in said
+    assert "it was at mask: 0 of 8 images" in said
 
 
 def test_status_takes_no_lock_and_writes_nothing(labelled):

@@ -12,9 +12,10 @@ from pathlib import Path
 import pytest
 
 from storage import lock
-from storage.lock import KEY, StoreLockedError, alive, held, holder, writer_lock
+from storage.lock import KEY, StoreLockedError, UnclearLockError, alive, held, holder, writer_lock
 from storage.objects import LocalObjects
 from storage.receipts import now
+from storage.remote import _dead
 
 ROOT = str(Path(__file__).resolve().parents[2])
 HOLD = """
@@ -75,24 +76,53 @@ def test_a_number_that_was_given_again_is_another_process():
     assert not alive(known | {"began": known["began"] - 1})
 
 
-def test_elsewhere_nobody_can_tell_but_a_restart_has_ended_all(tmp_path):
+@pytest.mark.parametrize("refused", [PermissionError, None])
+def test_a_process_that_the_system_hides_is_not_dead(monkeypatch, refused):
+    known = holder(1, now())
+
+    def kill(process, signal):
+        if refused is not None:
+            raise refused
+
+    monkeypatch.setattr(lock.os, "kill", kill)
+    monkeypatch.setattr(lock, "_began", lambda process: None)  # /proc with hidepid
+    assert alive(known) is True
+    assert not _dead(json.dumps(known).encode()), "no second writer on S3"
+    monkeypatch.setattr(lock, "_began", lambda process: known["began"] + 1)
+    assert alive(known) is False, "a time that was read is believed"
+
+
+def test_a_lock_without_a_time_is_held_by_whatever_has_its_number_and_runs(monkeypatch):
+    known = holder(1, now()) | {"began": None}
+    assert alive(known) is True
+    monkeypatch.setattr(lock, "_began", lambda process: lock.ENDED)
+    assert alive(known) is False
+
+
+def test_elsewhere_nobody_can_tell(tmp_path):
     known = holder(1, now())
     boot, space = known["where"].split("/")
 
     def seen(**changes):
         (tmp_path / KEY).write_text(json.dumps(known | changes))
-        return held(LocalObjects(tmp_path)).alive
+        found = held(LocalObjects(tmp_path))
+        return found.alive, found.namesake
 
-    assert seen() is True
-    assert seen(where=f"{boot}/1") is None, "another container"
-    assert seen(where=f"other/{space}", host="elsewhere") is None
-    assert seen(where=f"other/{space}") is False, "this machine, before it was started anew"
+    assert seen() == (True, False)
+    assert seen(where=f"{boot}/1") == (None, False), "another container"
+    assert seen(where=f"other/{space}", host="elsewhere") == (None, False)
+    assert seen(where=f"other/{space}") == (None, True), "before a restart, or another machine of that name"
 
 
 @pytest.mark.parametrize("text", ["", "{}", "no json", "[]", '{"process": 1, "host": "a", "token": 3}'])
-def test_a_lock_that_says_nothing_has_no_holder_to_tell(tmp_path, text):
+def test_a_lock_that_does_not_say_is_not_taken_for_a_free_one(tmp_path, text):
+    assert held(LocalObjects(tmp_path)) is None, "there is no lock"
     (tmp_path / KEY).write_text(text)
-    assert held(LocalObjects(tmp_path)) is None
+    with pytest.raises(UnclearLockError, match="of an older version, or unreadable"):
+        held(LocalObjects(tmp_path))
+    with writer_lock(tmp_path):
+        pass
+    assert held(LocalObjects(tmp_path)) is None, "the next writer replaces it"
 
 
 def test_whoever_reads_while_it_changes_hands_finds_one_holder_or_the_other(tmp_path):
