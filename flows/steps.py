@@ -253,7 +253,8 @@ class Run:
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
-        self.shown.start("close", 0, "")
+        if isinstance(self.shown, Noted):
+            self.shown.note("close")
         self._drop_unkept()
         for stage in stages():
             self.store.write_index(stage.name)

@@ -58,6 +58,10 @@ class Noted(Bars):
     def start(self, name: str, total: int, unit: str) -> None:
         """A step begins, with so many units to do."""
         self._shown.start(name, total, unit)
+        self.note(name, total, unit)
+
+    def note(self, name: str, total: int = 0, unit: str = "") -> None:
+        """The same of what is not drawn, as it is short but for very large stores."""
         with self._lock:
             self._now, self._told = Progress(self._store.fence, name, 0, total, unit, ""), -math.inf
         self._note()
