@@ -14,8 +14,23 @@ from tasks.stage import ModelKind
 
 TIMED = "timed"
 """Where `promoted.json` keeps the durations, by network."""
-COUNTED = frozenset({"epochs", "min_steps", "max_steps", "patience", "seed"})
-"""Keywords of a training that say how many steps it takes, or which, and not how long one takes."""
+COUNTED = frozenset(
+    {"epochs", "min_steps", "max_steps", "patience", "seed"}
+    | {
+        "low",
+        "high",
+        "rate",
+        "head_factor",
+        "weight_decay",
+        "warm_up",
+        "power",
+        "average",
+        "temperature",
+        "momentum",
+    }
+    | {"lr", "ema", "drop_cam", "drop_sam", "drop_all", "balance", "consistency", "abstain", "top", "floor"}
+)
+"""Keywords of a training that say how many steps it takes, which, or what is learned in one, and not how long one takes."""
 JUDGED = ("images judged", "images judged as before")
 """Units of the parts in which `promotion.judge` looks at the new network, and at the one before where there is one."""
 CALIBRATED = "images calibrated"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator
 
 
 class Section(BaseModel):
@@ -15,6 +15,13 @@ class Section(BaseModel):
     model_config = ConfigDict(
         frozen=True, extra="forbid", use_attribute_docstrings=True, validate_default=True
     )
+
+
+def _above_low(high: float, info: ValidationInfo) -> float:
+    low = info.data.get("low", 0.0)
+    if high < low:
+        raise ValueError(f"it is below low = {low:g}; what lies between the two is undecided")
+    return high
 
 
 class SamConfig(Section):
@@ -68,6 +75,7 @@ class PromptConfig(Section):
     """CAM value up to which a pixel is background: the paper's L."""
     high: float = Field(default=0.7, gt=0, le=1)
     """CAM value from which a pixel is foreground: the paper's H."""
+    _ordered = field_validator("high")(_above_low)
     pieces: int = Field(default=16, ge=1, le=64)
     """Most pieces a class and image, largest first; the rest is counted in `dropped`."""
     positives: int = Field(default=3, ge=1, le=8)
@@ -107,6 +115,7 @@ class EnsembleConfig(Section):
     """Mean CAM below which a piece of SAM's is not believed: the paper's L."""
     high: float = Field(default=0.7, gt=0, le=1)
     """CAM value from which a component must be found by SAM: the paper's H."""
+    _ordered = field_validator("high")(_above_low)
     limit: float = Field(default=0.9, ge=0, le=1)
     """Entropy in bits above which a pixel is uncertain: between a third and two thirds of the votes."""
     votes: int = Field(default=3, ge=1)
@@ -126,6 +135,7 @@ class CamConfig(Section):
     """CAM value up to which a pixel is background: the paper's L. Used by P1 and by CTC's regions."""
     high: float = Field(default=0.7, gt=0, le=1)
     """CAM value from which a pixel is foreground: the paper's H. Used by P1 and by CTC's regions."""
+    _ordered = field_validator("high")(_above_low)
     attention: bool = False
     """Multiply the CAM by what the class token attends to (`bench.quality` measures what it gives)."""
     affinity: bool = False

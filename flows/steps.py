@@ -68,7 +68,11 @@ class Run:
         self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
         self.plan.forced |= self.plan.damaged.keys()
         self.job = Job(store, config, self.plan, shown.advance)
-        damaged = [damage.words for damage in damages(store) if damage.block in self.plan.blocks]
+        damaged = [
+            f"{damage.words}; this run makes it anew"
+            for damage in damages(store)
+            if damage.block in self.plan.blocks
+        ]
         self.catalogue = replace(found, problems=(*found.problems, *damaged, *self.job.misplaced()))
         self.summary = Summary(self.catalogue)
         self.only = None if selection is None else self._select(selection)

@@ -182,4 +182,4 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)
     for damage in damages(store):
         if damage.block in plan.blocks:
-            console.print(f"  {damage.words}", highlight=False, markup=False)
+            console.print(f"  {damage.words}; the next run makes it anew", highlight=False, markup=False)

@@ -10,6 +10,7 @@ import json
 import os
 import pickle
 import tempfile
+import time
 import urllib.request
 import warnings
 from collections.abc import Mapping
@@ -219,3 +220,21 @@ def _stream(url: str, file: BinaryIO) -> str:
             seen.update(piece)
             file.write(piece)
     return seen.hexdigest()
+
+
+class Due:
+    """Says when a training's state is to be kept: after so many steps, or so many seconds since it last was.
+
+    On a busy machine a step may take half a minute, and what was not kept is done again after a kill.
+    """
+
+    def __init__(self, steps: int, seconds: float = 60.0) -> None:
+        """The clock starts."""
+        self._steps, self._seconds, self._kept = steps, seconds, time.monotonic()
+
+    def __call__(self, step: int) -> bool:
+        """Whether the state is to be kept after this step, counted from 1; if so, the caller does."""
+        if step % self._steps and time.monotonic() - self._kept < self._seconds:
+            return False
+        self._kept = time.monotonic()
+        return True

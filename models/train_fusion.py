@@ -17,7 +17,7 @@ from torch import Tensor
 
 from models.appearance import Appearance
 from models.appearance import steps_of as look_steps
-from models.checkpoints import save_checkpoint
+from models.checkpoints import Due, save_checkpoint
 from models.fusion import FOLDS, FusionNet, Precision, autocast, metadata_of
 from models.fusion_losses import agreement_loss, class_probabilities, consistency_loss, foreground_share
 from models.fusion_patches import Batch, Patch, Record, batch, digest_of_patches
@@ -214,7 +214,7 @@ def train_fusion(
 
     records: one mapping an image (see `cut`), with `feature`; read twice and in order, so it may read from disk.
     out: the safetensors file; state: folder for what a killed training resumes from (every `save_every`
-    steps of the fusion's networks) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them
+    steps of the fusion's networks, or every minute) and the log `fusion.jsonl`; threads: of one network on the CPU, None leaves them
     as they are; report: called after each image read and each step, of the look's networks and of the fusion's.
     The same records, recipe, device and threads give the same bytes, interrupted or not, on a CPU.
     Returns the checkpoint's sha256. Raises ValueError where there is nothing to learn from.
@@ -233,7 +233,7 @@ def train_fusion(
     folds = [Fold(others(patches, fold), recipe, fold, where) for fold in range(FOLDS)]
     for number, kept in keeper.load().items():
         folds[number].restore(kept)
-    total = sum(fold.steps for fold in folds)
+    total, due = sum(fold.steps for fold in folds), Due(save_every)
     for fold in folds:
         while not fold.over:
             losses = fold.advance(precision)
@@ -241,7 +241,7 @@ def train_fusion(
                 report(sum(f.done for f in folds), total, losses.loss, STEPS)
             if fold.step % 10 == 0 or fold.over:
                 keeper.note(fold.fold, fold.step, losses)
-            if fold.step % save_every == 0 or fold.over:
+            if due(fold.step) or fold.over:
                 keeper.save(folds)
     return _write(out, folds, looking, patches, recipe, precision)
 

@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from models.cams import activate, fitted, object_map, resized, smoothed_maximum
+from models.checkpoints import Due
 from models.ctc import TokenContrast, choose_crops, cut, regions
 from models.patience import Patience
 from models.spool import Spool
@@ -328,10 +329,11 @@ def train_vit(
         if training.over
         else _examples(training.model, Watched(images, report, READ), labels, precision, state)
     )
+    due = Due(SAVE_EVERY)
     while not training.over:
         batch = training.draw(examples)
         loss = training.advance(batch)
-        if training.step % SAVE_EVERY == 0 or training.over:
+        if due(training.step) or training.over:
             training.save(folder)
         if report is not None:
             report(steps if training.over else training.step, steps, loss, STEPS)

@@ -39,11 +39,8 @@ class Damage(Sealed):
 
     @property
     def words(self) -> str:
-        """A sentence."""
-        return (
-            f"{self.stage} {self.block} is damaged: {self.group}/{self.file} {self.why} (met {self.made}); "
-            "a run makes it anew"
-        )
+        """A clause."""
+        return f"{self.stage} {self.block} is damaged: {self.group}/{self.file} {self.why} (met {self.made})"
 
     def counts(self, present: Receipt | None) -> bool:
         """Whether it is of the group that a block has now: one that was made anew may bear the same name."""

@@ -38,6 +38,8 @@ def test_the_config_is_frozen():
         ({"device": "gpu"}, ["device = 'gpu'", "'auto', 'cpu' or 'cuda'"]),
         ({"augment": {"views": "many"}}, ["augment.views = 'many'", "integer"]),
         ({"store": None}, ["store = None"]),
+        ({"cam": {"low": 0.9, "high": 0.2}}, ["cam.high = 0.2", "below low = 0.9"]),
+        ({"ensemble": {"high": 0.1}}, ["ensemble.high = 0.1", "below low = 0.25"]),
     ],
 )
 def test_an_error_names_the_key_the_value_and_what_is_allowed(changes, parts):

@@ -11,6 +11,7 @@ import torch
 from models import checkpoints
 from models.checkpoints import (
     OFFICIAL,
+    Due,
     OfficialFile,
     cache_folder,
     digest,
@@ -216,3 +217,14 @@ def test_the_official_files_are_the_published_ones():
         "vit_h": "sam_vit_h_4b8939.pth",
     }
     assert all(len(bytes.fromhex(file.sha256)) == 32 for file in OFFICIAL.values())
+
+
+def test_a_state_is_due_after_so_many_steps_or_so_much_time(monkeypatch):
+    clock = [0.0]
+    monkeypatch.setattr(checkpoints.time, "monotonic", lambda: clock[0])
+    due, found = Due(5, seconds=60), []
+    for step in range(1, 13):
+        clock[0] += 100 if step == 7 else 1
+        if due(step):
+            found.append(step)
+    assert found == [5, 7, 10]
