@@ -21,7 +21,40 @@ from rich.progress import (
 )
 from rich.text import Text
 
-from viewer.words import so_many
+from viewer.words import so_long, so_many
+
+SETTLED = 20.0
+"""Seconds that a part of a step goes on before its pace is taken for that of the rest."""
+
+
+class Pace:
+    """How fast a part of a step goes, by what it did since it began, or since it was first heard of."""
+
+    def __init__(self, moment: float) -> None:
+        """A step begins, with nothing done. moment: in seconds, of one clock that only goes forwards."""
+        self._since, self._first, self._last = moment, 0, 0
+        self._heard = False
+
+    def reach(self, done: int, moment: float, *, anew: bool) -> None:
+        """A part counts its own units; what was done before its first word, as by a run before this one, is no pace.
+
+        anew: another part begins.
+        """
+        if anew or not self._heard or done < self._last:
+            self._since, self._first = moment, done
+        self._last, self._heard = done, True
+
+    def left(self, done: int, total: int, moment: float) -> float | None:
+        """Seconds until all is done, at the pace so far; None where that tells nothing yet, or nothing is left."""
+        took, more = moment - self._since, done - self._first
+        if took < SETTLED or more <= 0 or done >= total:
+            return None
+        return took / more * (total - done)
+
+
+def about_left(seconds: float | None) -> str:
+    """A clause on the time left, to be appended; empty where it is not known."""
+    return "" if seconds is None else f", about {so_long(max(1.0, seconds))} left"
 
 
 class RateColumn(ProgressColumn):
@@ -94,6 +127,7 @@ class Lines(Bars):
         self._told: dict[str, float] = {}
         self._last: dict[str, str] = {}
         self._parts: dict[str, int] = {}
+        self._pace: dict[str, Pace] = {}
         self._lock = threading.Lock()
 
     def start(self, name: str, total: int, unit: str) -> None:
@@ -102,7 +136,7 @@ class Lines(Bars):
             now = time.monotonic()
             self._done[name], self._of[name] = 0, (total, unit)
             self._since[name] = self._told[name] = now
-            self._last[name], self._parts[name] = "", 0
+            self._last[name], self._parts[name], self._pace[name] = "", 0, Pace(now)
             self._say(name, so_many(total, unit) if total else "begins")
 
     def advance(self, name: str, images: int) -> None:
@@ -116,6 +150,7 @@ class Lines(Bars):
         """So many of a total are done; where another part begins, the last one's end is told."""
         with self._lock:
             before = self._of[name][1]
+            self._pace[name].reach(done, time.monotonic(), anew=unit not in ("", before))
             if unit not in ("", before) and self._done[name]:
                 self._end_part(name)
             self._done[name], self._of[name] = done, (total, unit or before)
@@ -141,7 +176,8 @@ class Lines(Bars):
         now = time.monotonic()
         if now - self._told[name] >= self._every:
             self._told[name], self._last[name] = now, self._state(name)
-            self._say(name, self._last[name])
+            left = self._pace[name].left(self._done[name], self._of[name][0], now)
+            self._say(name, self._last[name] + about_left(left))
 
     def _state(self, name: str) -> str:
         total, unit = self._of[name]

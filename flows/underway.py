@@ -11,11 +11,11 @@ from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 
 from flows.plan import Plan
-from flows.progress import Bars
+from flows.progress import Bars, Pace, about_left
 from storage.lock import Held, UnclearLockError, held
 from storage.receipts import now
 from storage.store import Store
-from viewer.words import so_many
+from viewer.words import so_long, so_many
 
 KEY = "progress.json"
 EVERY = 5.0
@@ -36,6 +36,8 @@ class Progress:
     """What is counted, a plural."""
     at: str
     """When it was noted, in UTC, ISO 8601."""
+    left: float | None = None
+    """Seconds left then, at the pace so far, of this part of the step; None where that was not known."""
 
     @property
     def words(self) -> str:
@@ -52,7 +54,7 @@ class Noted(Bars):
         """shown: what draws; store: whose lock the caller holds."""
         self._shown, self._store = shown, store
         self._now = Progress(store.fence, "", 0, 0, "", "")
-        self._told = -math.inf
+        self._told, self._pace = -math.inf, Pace(time.monotonic())
         self._lock = threading.Lock()
 
     def start(self, name: str, total: int, unit: str) -> None:
@@ -64,6 +66,7 @@ class Noted(Bars):
         """The same of what is not drawn, as it is short but for very large stores."""
         with self._lock:
             self._now, self._told = Progress(self._store.fence, name, 0, total, unit, ""), -math.inf
+            self._pace = Pace(time.monotonic())
         self._note()
 
     def advance(self, name: str, images: int) -> None:
@@ -77,6 +80,7 @@ class Noted(Bars):
         """So many of a total are done."""
         self._shown.reach(name, done, total, loss, unit)
         with self._lock:
+            self._pace.reach(done, time.monotonic(), anew=unit not in ("", self._now.unit))
             self._now = replace(self._now, done=done, total=total, unit=unit or self._now.unit)
         self._note()
 
@@ -85,6 +89,7 @@ class Noted(Bars):
         self._shown.finish(name)
         with self._lock:
             self._told = -math.inf
+            self._pace = Pace(time.monotonic())  # what it left undone is not to come
         self._note()
 
     def _note(self) -> None:
@@ -93,6 +98,7 @@ class Noted(Bars):
             if moment - self._told < EVERY:
                 return
             self._told = moment
+            state = replace(state, left=self._pace.left(state.done, state.total, moment))
         # news and no more: whatever a disk or a server answers, a sound run goes on, and the next commit says what lasts
         with suppress(Exception):
             self._store.put(KEY, json.dumps(asdict(replace(state, at=now()))).encode())
@@ -123,7 +129,7 @@ def words_of(store: Store, plan: Plan | None = None) -> str:
     found = progress(store, holder)
     who, since = f"process {holder.process} on {holder.host}", _plainly(holder.since)
     at = "" if found is None else found.words + _blocks(found, plan)
-    last = f"; it was at {at}" if at else ""
+    last = f"; it was at {at}" if at else ""  # the time that was left then is not left now
     if holder.alive is False:
         return f"stale lock: {who}, which held the store since {since}, is gone{last}; the next run takes over and goes on"
     if holder.namesake:
@@ -134,6 +140,7 @@ def words_of(store: Store, plan: Plan | None = None) -> str:
     unseen = "; whether it still runs cannot be seen from this machine" if holder.alive is None else ""
     if found is None:
         return f"the store is being written: {who}, since {since} ({_ago(holder.since)}){unseen}"
+    at += about_left(found.left)
     return f"a run is under way: {who}, since {since} ({_ago(holder.since)}); {at} (noted {_ago(found.at)} ago){unseen}"
 
 
@@ -150,7 +157,4 @@ def _plainly(moment: str) -> str:
 
 def _ago(moment: str) -> str:
     """Time since a moment; clocks that differ make it little, never less than nothing."""
-    seconds = max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds())
-    if seconds < 90:
-        return f"{seconds:.0f} s"
-    return f"{seconds / 60:.0f} min" if seconds < 5400 else f"{seconds / 3600:.1f} h"
+    return so_long(max(0.0, (datetime.now(UTC) - datetime.fromisoformat(moment)).total_seconds()))

@@ -178,6 +178,7 @@ class Backend:
             "width": opened.size[1],
             "height": opened.size[0],
             "ready": ready,
+            "read": "ingest" in opened.receipts and image not in opened.receipts["ingest"].failed,
             "review": self.review_of(opened, history),
             "provenance": [_provenance(receipt, opened.row) for receipt in opened.receipts.values()],
         }

@@ -172,9 +172,14 @@ def told(row: dict[str, Any], classes: list[str]) -> dict[str, Any]:
 
 
 def image(
-    title: str, index: Index, row: dict[str, Any], data: dict[str, Any], given: Mapping[str, str]
+    title: str,
+    index: Index,
+    row: dict[str, Any],
+    data: dict[str, Any],
+    pulse: Mapping[str, Any],
+    given: Mapping[str, str],
 ) -> str:
-    """One image's way through the method."""
+    """One image's way through the method; pulse: tells whether a run is under way that may label it."""
     query = query_of(given)
     previous, following = index.neighbours(query, row["id"])
     classes = index.meta("classes") or []
@@ -187,6 +192,7 @@ def image(
         title=title,
         row=told(row, classes),
         data=data,
+        pulse=pulse,
         groups=groups,
         classes=classes,
         area=[(k, classes[k - 1], n / total) for k, n in sorted(row["area"].items()) if k <= len(classes)],

@@ -97,7 +97,8 @@ def _pages(app: FastAPI, site: Site) -> None:
         if row is None:
             raise HTTPException(404, f"no image has the number {image}")
         data = site.backend().page(image)
-        return HTMLResponse(pages.image(site.title, site.index, row, data, dict(request.query_params)))
+        given = dict(request.query_params)
+        return HTMLResponse(pages.image(site.title, site.index, row, data, site.pulse(), given))
 
     @app.get("/run", response_class=HTMLResponse)
     def run() -> HTMLResponse:
