@@ -131,7 +131,10 @@ def words_of(store: Store, plan: Plan | None = None) -> str:
     at = "" if found is None else found.words + _blocks(found, plan)
     last = f"; it was at {at}" if at else ""  # the time that was left then is not left now
     if holder.alive is False:
-        return f"stale lock: {who}, which held the store since {since}, is gone{last}; the next run takes over and goes on"
+        return (
+            f"no run is under way; {who}, which held the store since {since}, was stopped or killed{last} "
+            "(a stale lock: the next run takes over and goes on)"
+        )
     if holder.namesake:
         return (
             f"the lock was not given back by {who}, which took it {since}{last}; whether that still runs cannot be seen from "

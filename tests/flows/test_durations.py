@@ -111,7 +111,9 @@ def test_the_next_training_is_told_by_the_last_one(labelled_once, kind):
     longer = {"vit": {"min_steps": 100}, "fusion": {"min_steps": 8, "max_steps": 8}}[kind]
     assert training.seconds_of(store, changed(config, **{section: longer}), plan, kind) > whole
     other = changed(config, cam={"low": 0.3}, train_fusion={"floor": 0.2})
-    assert training.seconds_of(store, other, plan, kind) == pytest.approx(whole), "a step takes as long as before"
+    assert training.seconds_of(store, other, plan, kind) == pytest.approx(whole), (
+        "a step takes as long as before"
+    )
     slower = {"vit": {"side": 96}, "fusion": {"crop": 64}}[kind]
     assert training.seconds_of(store, changed(config, **{section: slower}), plan, kind) is None
     assert training.seconds_of(Store(store.root / "none"), config, plan, kind) is None

@@ -137,15 +137,21 @@ def test_a_stale_lock_is_told_as_such_with_where_it_ended(labelled):
     dead = json.loads(left) | {"began": 1}
     (store.root / LOCK).write_text(json.dumps(dead))
     said = status(store)
-    assert f"stale lock: process {dead['process']} on {dead['host']}, which held the store since" in said
-    assert "is gone; it was at mask: 0 of 8 images, 2 of 2 blocks; the next run takes over" in said
+    assert (
+        f"no run is under way; process {dead['process']} on {dead['host']}, which held the store since"
+        in said
+    )
+    assert (
+        "was stopped or killed; it was at mask: 0 of 8 images, 2 of 2 blocks (a stale lock: the next run takes over"
+        in said
+    )
     far = dead | {"where": "another/1", "host": "elsewhere"}
     (store.root / LOCK).write_text(json.dumps(far))
     assert "whether it still runs cannot be seen from this machine" in status(store)
     namesake = dead | {"where": "another/1"}
     (store.root / LOCK).write_text(json.dumps(namesake))
     said = status(store)
-    assert "is gone" not in said
+    assert "stopped or killed" not in said
     assert "it ended on this machine's restart, or is on another machine of that name" in said
     assert "it was at mask: 0 of 8 images" in said
 
