@@ -11,7 +11,7 @@ from pathlib import Path
 
 from flows.config import Config
 from models.sam_shapes import embedding_shape, input_side
-from storage.catalog import Changes, Found, ImageRow, load, reconcile, save
+from storage.catalog import KEY, Changes, Found, ImageRow, load, reconcile, save
 from storage.documents import file_digest
 from storage.marks import AnnotationIndex
 from storage.pixels import UnreadableImage, read_header, read_pixels
@@ -49,7 +49,8 @@ def refresh(
     seen = scan(data.folder, data.labels, data.normal)
     marks = AnnotationIndex(data.folder, data.annotations, data.points)
     problems = (*seen.problems, *marks.stray({source.path for source in seen.sources}))
-    known = {row.path: row for row in load(store) if row.status != "retired"}
+    before = load(store)
+    known = {row.path: row for row in before if row.status != "retired"}
     looker = _Looker(config, marks, known)
     found: list[Found] = []
     with ThreadPoolExecutor(max_workers=max(2, config.workers)) as pool:
@@ -59,12 +60,15 @@ def refresh(
     value_range = _value_range(store, config, max((item.peak for item in found), default=0), write=write)
     found = [_within(item, config, value_range) for item in found]
     size = block_size(config, found, max((len(item.labels) for item in found), default=1))
-    rows, changes = reconcile(load(store), found, size, data.max_gone, seen.unlisted)
+    rows, changes = reconcile(before, found, size, data.max_gone, seen.unlisted)
     classes = store.merged_classes(seen.classes)
     problems += _new_classes(store.classes(), found) + _labelled_twice(found)
     if write:
         store.add_classes(seen.classes)
-        save(store, rows)
+        if (
+            not before or rows != before or store.documents.faults(KEY)
+        ):  # writing it takes a second, for pandas alone
+            save(store, rows)
     return Catalogue(rows, changes, problems, value_range, classes)
 
 

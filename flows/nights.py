@@ -205,7 +205,7 @@ def _load(store: Store) -> list[dict[str, Any]]:
         data = store.documents.read(FIGURES)
     except DamagedError:
         return []  # they are made anew from the labels
-    rows = [] if data is None else pq.read_table(io.BytesIO(data)).to_pylist()
+    rows = [] if data is None else pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
     # older tables did not name the image, nor what contradicts its label
     return [{"contradiction": None} | row for row in rows if "id" in row]
 

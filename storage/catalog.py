@@ -118,7 +118,13 @@ def load(store: Store) -> list[ImageRow]:
     data = store.documents.read(KEY)
     if data is None:
         return []
-    columns = pq.read_table(io.BytesIO(data), schema=SCHEMA).to_pydict()
+    table = pq.ParquetFile(
+        io.BytesIO(data)
+    ).read()  # read_table would load pandas: a second or more of every command
+    lacking = dict.fromkeys(
+        SCHEMA.names, [None] * table.num_rows
+    )  # of a version that did not know a column yet
+    columns = lacking | table.to_pydict()
     columns["labels"] = [tuple(labels) for labels in columns["labels"]]
     columns["touched"] = [touched or 0 for touched in columns["touched"]]
     names = [field.name for field in fields(ImageRow)]
