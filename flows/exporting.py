@@ -23,9 +23,9 @@ from viewer.words import so_many
 
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
+"""File in an export's folder that holds the name of its format."""
 UNFINISHED = "UNFINISHED.txt"
 """In a folder as long as an export into it is under way, and after one that was broken off."""
-"""File in an export's folder that holds the name of its format."""
 
 
 @dataclass(frozen=True)

@@ -94,7 +94,7 @@ class Findings:
             if name.casefold() in MARKED:
                 yield f"class {name!r} sounds like labels rather than a defect; if so, move it out of {self.folder}"
             if counts[name] < FEW:
-                images = f"{so_many(counts[name], 'images')}"
+                images = so_many(counts[name], "images")
                 yield f"class {name!r} has {images}; a network hardly learns a class from fewer than {FEW}"
 
     def _of_files(self) -> Iterator[str]:
