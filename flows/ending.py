@@ -6,17 +6,19 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
 SHOW_CURSOR = "\x1b[?25h"
+LAST: list[Callable[[], None]] = []
+"""What is done right before the end: what would outlive this process is ended there, as hooks at exit are passed over."""
 
 
 @contextmanager
 def ending_at_once() -> Iterator[None]:
-    """While inside, SIGTERM and Ctrl-C end this process without waiting for the block or training under way.
+    """While inside, SIGTERM and Ctrl-C end this process, and Prefect's server with it, without waiting for the work under way.
 
     Prefect would wait for its threads, that is, for minutes, with the writer's lock held. Receipts are renamed in
     after their data is durable and trainings keep their state, so ending at any moment is what the store is made for.
@@ -36,4 +38,8 @@ def ending_at_once() -> Iterator[None]:
 def _end(number: int, frame: FrameType | None) -> None:
     cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
     print(f"{cursor}\nbluemask: stopped; the same command goes on from here", file=sys.stderr, flush=True)
-    os._exit(128 + number)
+    try:
+        for action in LAST:
+            action()
+    finally:
+        os._exit(128 + number)

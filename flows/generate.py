@@ -34,19 +34,18 @@ def generate(
     selection: Selection | None = None,
     loud: bool = False,
     tidy: bool = False,
-    looked: bool = False,
 ) -> Summary:
     """Bring a store up to date with its image folder.
 
     config: path of the YAML config; selection: the part to do again, None for all there is.
     loud: end as failed where something failed or an alert rule fired, as a schedule wants it. tidy: free space in
-    the end, by the config's retention. looked: somebody looked before, and has said what does not fit.
+    the end, by the config's retention.
     Returns what was done, and what could not be.
     """
     settings = load_config(Path(config))
     with server.leash():
         runner, console = Prefect(settings), Console(stderr=True)
-        summary = all_steps(settings, runner, selection, console, tidy=tidy, looked=looked)
+        summary = all_steps(settings, runner, selection, console, tidy=tidy)
     if loud:
         _raise_faults(summary)
     return summary

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import httpx
 from prefect.exceptions import PrefectException
 from prefect.server.api.server import SubprocessASGIServer
+
+from flows import ending
 
 AWAY = (
     "failed to reach api",
@@ -46,6 +50,16 @@ def keep() -> None:
     for pid in _servers():
         if pid not in _kept:
             _kept[pid] = _watch(pid)
+
+
+def end() -> None:
+    """End each server that Prefect started for this process, without waiting for it."""
+    for pid in _servers():
+        with suppress(ProcessLookupError):
+            os.kill(pid, signal.SIGTERM)
+
+
+ending.LAST.append(end)
 
 
 def _servers() -> list[int]:

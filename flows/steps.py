@@ -159,6 +159,11 @@ class Run:
             return training.Decision(True, "perhaps: what it learns from is made anew", counted=True)
         return decision
 
+    def note(self, step: str) -> None:
+        """Note in the store what the run is at, where that has no bar."""
+        if isinstance(self.shown, Noted):
+            self.shown.note(step)
+
     def train(self, kind: ModelKind, *, asked: bool = False) -> None:
         """Train a network where the retrain policy says so, or where it is asked for."""
         decision = training.Decision(True, "asked for") if asked else self.decision(kind)
@@ -257,8 +262,7 @@ class Run:
 
     def close(self) -> Summary:
         """The run's figures, once all steps are done."""
-        if isinstance(self.shown, Noted):
-            self.shown.note("close")
+        self.note("close")
         self._drop_unkept()
         for stage in stages():
             self.store.write_index(stage.name)
