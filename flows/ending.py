@@ -22,12 +22,14 @@ def ending_at_once() -> Iterator[None]:
 
     Prefect would wait for its threads, that is, for minutes, with the writer's lock held. Receipts are renamed in
     after their data is durable and trainings keep their state, so ending at any moment is what the store is made for.
+    SIGINT stays ignored where this process began so, as one that a script starts with `&` does.
     Outside of the main thread it changes nothing.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before = {number: signal.signal(number, _end) for number in SIGNALS}
+    heeded = [n for n in SIGNALS if n != signal.SIGINT or signal.getsignal(n) != signal.SIG_IGN]
+    before = {number: signal.signal(number, _end) for number in heeded}
     try:
         yield
     finally:
