@@ -21,7 +21,7 @@ from rich.progress import track
 from bench.quality_measure import Tally, Thresholds, class_aurocs
 from bench.quality_rows import BY_NAME, Changes, Variant
 from bench.quality_sets import CONFIGS, ROOT, ImageSet, write_points
-from flows import training
+from flows import recipes
 from flows.begin import all_steps
 from flows.config import Config, anchored, build_config
 from flows.execute import Job
@@ -179,7 +179,7 @@ class Site:
         last = len(names) if before is None else names.index(before)
         versions = [[stage.name, stage.version] for stage in stages()[:last]]
         trainings = sorted(
-            (kind, n) for kind, n in training.VERSIONS.items() if kind in (before, *names[:last])
+            (kind, n) for kind, n in recipes.VERSIONS.items() if kind in (before, *names[:last])
         )
         return [self.images.digest, self._weights, versions, trainings]
 
@@ -190,7 +190,7 @@ class Site:
     def network_keys(self, variant: Variant) -> dict[ModelKind, str]:
         """Names of a variant's trained networks: the same name wherever they are the same network."""
         teacher = self.config(BY_NAME[variant.vit])
-        vit = digest_of([training.training_section(teacher, "vit"), self._given("vit")])
+        vit = digest_of([recipes.training_section(teacher, "vit"), self._given("vit")])
         config = self.config(variant).model_dump(mode="json", exclude={*PLACES, "data", "fuse"})
         fusion = digest_of([vit, config, variant.name == "points", self._given("fusion")])
         return {"vit": f"vit-{vit}", "fusion": f"fusion-{fusion}"}

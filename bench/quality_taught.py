@@ -16,7 +16,7 @@ from rich.progress import Progress
 from bench.quality_measure import Tally, class_aurocs
 from bench.quality_rows import BY_NAME
 from bench.quality_run import Site
-from flows import training
+from flows import recipes, training
 from flows.networks import device_of, precision_of, settle
 from flows.plan import section
 from flows.summary import stored_config
@@ -87,7 +87,7 @@ def ceiling(site: Site, console: Console) -> dict[str, Any]:
     store = Store.existing(site.store)
     config, parts, truth = stored_config(store), grouped(site.items(), PARTS), site.truths()
     settle(config)
-    known = training.training_section(config, "fusion")
+    known = recipes.training_section(config, "fusion")
     recipe = replace(FusionRecipe(**known), drop_cam=0.0, drop_sam=0.0, drop_all=0.0)
     if (steps := site.ceiling_steps) is not None:
         recipe = replace(recipe, min_steps=steps, max_steps=steps)
@@ -192,7 +192,7 @@ def _trained(items: Sequence[Labelled], path: Path, config: Any, shown: Progress
         out=path, state=path.with_suffix(".state"), device=device_of(config),
         precision=training.training_precision(config), threads=config.threads,
         report=lambda done, total, *_: shown.update(bar, completed=done, total=total),
-        **training.training_section(config, "vit"),
+        **recipes.training_section(config, "vit"),
     )  # fmt: skip
     shutil.rmtree(path.with_suffix(".state"), ignore_errors=True)
 

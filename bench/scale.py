@@ -20,7 +20,7 @@ from pathlib import Path
 import numpy as np
 import yaml
 
-from flows import training
+from flows import recipes, training
 from flows.config import build_config
 from flows.networks import PROMOTED
 from flows.plan import fingerprint
@@ -83,7 +83,10 @@ def simulate(root: Path, images: int) -> Store:
             plan.update(receipt)
             (folder / f"{block}.json").write_bytes(seal(receipt))
     for kind in TRAINED:
-        record = {"config": training._recipe(config, kind), "data": training.data_record(store, plan, kind)}
+        record = {
+            "config": recipes.recipe_digest(config, kind),
+            "data": training.data_record(store, plan, kind),
+        }
         promoted[kind] |= record
     store.write_json(PROMOTED, promoted)
     for stage in stages():

@@ -23,7 +23,6 @@ from flows.upkeep import prune_store
 from storage.store import Store
 from tasks.stage import Stage
 
-
 _begun: ContextVar[Run | None] = ContextVar("begun", default=None)
 """The run that `run_config` has begun, for the flow that it calls: no parameter of a flow can carry one."""
 

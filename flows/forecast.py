@@ -7,6 +7,7 @@ from collections import Counter
 from pathlib import Path
 
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from flows import training
@@ -85,7 +86,7 @@ def _training_row(table: Table, run: Run, kind: ModelKind, why: str) -> None:
     images = sum(1 for _ in training.members(run.plan, kind, foreseen=True))
     seconds = training.seconds_of(run.store, run.config, run.plan, kind)
     about = "" if seconds is None else "about "
-    table.add_row(f"train_{kind}", "", str(images), why, about + _minutes(seconds), "")
+    table.add_row(f"train_{kind}", "", str(images), escape(why), about + _minutes(seconds), "")
 
 
 def _minutes(seconds: float | None) -> str:

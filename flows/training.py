@@ -15,9 +15,9 @@ from flows import durations, promotion
 from flows.config import Config
 from flows.networks import device_of, pinned, precision_of, promoted, settle
 from flows.plan import Plan, digest_of
+from flows.recipes import VERSIONS, recipe_digest, recorded, training_section, what_changed
 from models.checkpoints import cache_folder, digest
 from models.hardware import has_bfloat16_unit
-from models.sam_shapes import WEIGHTS
 from models.telling import Report
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
@@ -35,8 +35,6 @@ READS: dict[ModelKind, tuple[str, ...]] = {
     "fusion": READS_OF_FUSION,
 }
 """Arrays that each training reads."""
-VERSIONS: dict[ModelKind, int] = {"vit": 6, "fusion": 15}
-"""Raised whenever a training learns something else from the same images and config."""
 
 
 @dataclass(frozen=True)
@@ -140,14 +138,6 @@ def data_record(store: Store, plan: Plan, kind: ModelKind, *, foreseen: bool = F
     }
 
 
-def training_section(config: Config, kind: ModelKind) -> dict[str, Any]:
-    """The keywords of a training, without what pins its result."""
-    if kind == "vit":
-        # the CAM's own thresholds and scales also steer CTC's regions and the calibration
-        return config.cam.model_dump() | config.train_vit.model_dump(exclude={"checkpoint"})
-    return config.train_fusion.model_dump(exclude={"checkpoint"})
-
-
 def decide(store: Store, config: Config, plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> Decision:
     """Apply the retrain policy to what the promoted network was trained on; what was turned down stays so.
 
@@ -169,7 +159,7 @@ def members_ready(plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> boo
 
 def run_of(store: Store, config: Config, plan: Plan, kind: ModelKind, *, foreseen: bool = False) -> str:
     """Digest of all that a training's result depends on; foreseen: as of `members`."""
-    return digest_of([_recipe(config, kind), data_record(store, plan, kind, foreseen=foreseen)])
+    return digest_of([recipe_digest(config, kind), data_record(store, plan, kind, foreseen=foreseen)])
 
 
 def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen: bool) -> Decision:
@@ -189,10 +179,10 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen:
     if promotion.another_sam(entry, plan):
         return Decision(True, "SAM is another one")
     share = changed_share(entry["data"], data)
-    if config.retrain.policy == "never" or (share == 0 and entry["config"] == _recipe(config, kind)):
+    if config.retrain.policy == "never" or (share == 0 and entry["config"] == recipe_digest(config, kind)):
         return Decision(False, "nothing that it learned from has changed")
-    if entry["config"] != _recipe(config, kind):
-        return Decision(True, f"train_{kind} changed in the config, or in bluemask itself")
+    if entry["config"] != recipe_digest(config, kind):
+        return Decision(True, what_changed(entry.get("recipe"), config, kind))
     if config.retrain.policy == "always" or share > config.retrain.share:
         return Decision(True, f"{share:.0%} of its images changed", counted=True)
     return Decision(
@@ -203,14 +193,6 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen:
 def training_precision(config: Config) -> Precision:
     """bfloat16 where the machine has a matrix unit for it, several times as quick; else float32."""
     return "bfloat16" if has_bfloat16_unit(device_of(config)) else "float32"
-
-
-def _recipe(config: Config, kind: ModelKind) -> str:
-    parts: list[Any] = [VERSIONS[kind], training_section(config, kind)]
-    if kind == "vit":  # what it starts from
-        started = Path(config.train_vit.pretrained or "")
-        parts += [digest(path) for path in (WEIGHTS / "tiny_vit.safetensors", started) if path.is_file()]
-    return digest_of(parts)
 
 
 def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Report) -> str:
@@ -307,7 +289,8 @@ def _offer(
     entry = {
         "digest": key,
         "run": run,
-        "config": _recipe(config, kind),
+        "config": recipe_digest(config, kind),
+        "recipe": recorded(config, kind),
         "classes": len(plan.classes),
         "data": data_record(store, plan, kind),
         "checks": verdict.figures,

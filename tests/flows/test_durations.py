@@ -11,6 +11,7 @@ from flows import durations, estimate, promotion, training
 from flows.durations import CALIBRATED, JUDGED, Stopwatch, expected, last, remember, steps_of
 from flows.forecast import print_plan
 from flows.networks import promoted
+from flows.recipes import training_section
 from flows.steps import Run
 from models.telling import LOOK_STEPS, READ, STEPS
 from storage.store import Store
@@ -88,7 +89,7 @@ def test_a_training_taken_up_after_its_last_step_leaves_the_last_measure(tmp_pat
 @pytest.mark.parametrize("kind", ["vit", "fusion"])
 def test_a_training_takes_the_steps_that_were_foreseen(labelled_once, kind):
     found = last(labelled_once.store, kind)
-    foreseen = steps_of(kind, training.training_section(labelled_once.config, kind), found["images"])
+    foreseen = steps_of(kind, training_section(labelled_once.config, kind), found["images"])
     taken = {unit: units for unit, (units, _) in found["parts"].items() if unit in (STEPS, LOOK_STEPS)}
     assert found["images"] == 8
     assert taken == pytest.approx(foreseen), "none of them ended early"

@@ -124,7 +124,7 @@ def test_a_training_that_the_catalog_rules_out_is_not_foreseen(labelled):
 def test_a_training_whose_config_changed_is_foreseen_while_all_it_learns_from_is_made_anew(labelled):
     found = _foreseen(labelled, retrain={"share": 0.9}, train_vit={"seed": 5})
     assert found["vit"].train
-    assert found["vit"].why.endswith("train_vit changed in the config, or in bluemask itself")
+    assert found["vit"].why.endswith("train_vit.seed 0 → 5")
     assert found["fusion"].why == "perhaps: what it learns from is made anew"
 
 
@@ -132,7 +132,7 @@ def test_another_vit_is_foreseen_to_train_the_fusion_though_nothing_is_stale_yet
     vit = labelled.config.train_vit.model_copy(update={"seed": 5})
     run = Run(labelled.store, labelled.config.model_copy(update={"train_vit": vit}), Silent(), dry=True)
     assert not any(run.todo(step) for step in stages())
-    assert run.foreseen("vit").why == "train_vit changed in the config, or in bluemask itself"
+    assert run.foreseen("vit").why == "train_vit.seed 0 → 5"
     assert run.foreseen("fusion").why == "perhaps: what it learns from is made anew"
 
 
