@@ -41,18 +41,34 @@ def judge(
     store: Store, config: Config, plan: Plan, kind: ModelKind, candidate: Path, report: Report | None = None
 ) -> Verdict:
     """Compare a candidate with the promoted network on the same images of the store; report: called after some of them."""
-    entry = promoted(store, kind)
-    if config.retrain.promote == "always":
-        return Verdict(True, "retrain.promote = 'always'")
-    after = _figures(store, config, plan, kind, digest(candidate), candidate, report)
-    if entry is None:
-        return Verdict(True, "there was none before", after)
-    if entry["classes"] < len(plan.classes) and kind == "vit":
-        return Verdict(True, "there are new classes", after)
-    if another_sam(entry, plan):  # whose features mean nothing to the one before
-        return Verdict(True, "SAM is another one", after)
+    networks, why = judged(store, config, plan, kind)
+    if networks == 0:
+        return Verdict(True, why)
+    after, entry = (
+        _figures(store, config, plan, kind, digest(candidate), candidate, report),
+        promoted(store, kind),
+    )
+    if networks == 1 or entry is None:
+        return Verdict(True, why, after)
     before = _figures(store, config, plan, kind, entry["digest"], None, report)
     return compare(before, after, config.retrain.tolerance)
+
+
+def judged(store: Store, config: Config, plan: Plan, kind: ModelKind) -> tuple[int, str]:
+    """How many networks `judge` looks at (none, the new one, or the one before, too), and why it looks at no more."""
+    if config.retrain.promote == "always":
+        return 0, "retrain.promote = 'always'"
+    entry = promoted(store, kind)
+    why = "there was none before" if entry is None else outdated(entry, plan, kind)
+    return (1, why) if why else (2, "")
+
+
+def outdated(entry: dict[str, Any], plan: Plan, kind: ModelKind) -> str:
+    """Why a promoted network can serve no more, whatever its figures; empty where it can."""
+    if entry["classes"] < len(plan.classes) and kind == "vit":
+        return "there are new classes"
+    # whose features mean nothing to it
+    return "SAM is another one" if another_sam(entry, plan) else ""
 
 
 def another_sam(entry: dict[str, Any], plan: Plan) -> bool:

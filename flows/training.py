@@ -174,10 +174,8 @@ def _policy(store: Store, config: Config, plan: Plan, kind: ModelKind, foreseen:
         return Decision(True, "there is no network yet")
     if not foreseen and any(plan.failures[writer(name).name] & plan.blocks.keys() for name in READS[kind]):
         return Decision(False, "blocks that it learns from have failed")
-    if entry["classes"] < len(plan.classes) and kind == "vit":
-        return Decision(True, "there are new classes")
-    if promotion.another_sam(entry, plan):
-        return Decision(True, "SAM is another one")
+    if why := promotion.outdated(entry, plan, kind):
+        return Decision(True, why)
     share = changed_share(entry["data"], data)
     if config.retrain.policy == "never" or (share == 0 and entry["config"] == recipe_digest(config, kind)):
         return Decision(False, "nothing that it learned from has changed")
@@ -238,17 +236,8 @@ def seconds_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> flo
     steps = durations.steps_of(kind, training_section(config, kind), images)
     caps = dict.fromkeys(durations.JUDGED, config.retrain.check_images)
     caps[durations.CALIBRATED] = config.train_vit.calibration * max(1, len(plan.classes))
-    networks = _networks_judged(store, config, plan, kind)
+    networks, _ = promotion.judged(store, config, plan, kind)
     return durations.expected(measured, _pace(config, kind), images, steps, caps, networks)
-
-
-def _networks_judged(store: Store, config: Config, plan: Plan, kind: ModelKind) -> int:
-    """How many networks `promotion.judge` looks at after a training: none, the new one, or the one before, too."""
-    entry = promoted(store, kind)
-    if config.retrain.promote == "always":
-        return 0
-    unlike = entry is None or (entry["classes"] < len(plan.classes) and kind == "vit")
-    return 1 if unlike or (entry is not None and promotion.another_sam(entry, plan)) else 2
 
 
 def _pace(config: Config, kind: ModelKind) -> str:

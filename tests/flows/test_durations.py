@@ -127,7 +127,7 @@ def test_what_is_judged_is_called_and_counted_as_it_is_told(labelled_once, promo
     path = store.root / "checkpoints" / f"{promoted(store, 'vit')['digest']}.safetensors"
     promotion.judge(store, config, plan, "vit", path, lambda *words: heard.append(words[3]))
     assert tuple(dict.fromkeys(heard)) == judged
-    assert training._networks_judged(store, config, plan, "vit") == len(judged)
+    assert promotion.judged(store, config, plan, "vit")[0] == len(judged)
     assert CALIBRATED in last(store, "vit")["parts"]
 
 

@@ -85,6 +85,7 @@ def test_another_sam_wants_another_fusion_network(labelled, tmp_path, policy):
     network = labelled.store.checkpoint(entry["digest"], tmp_path)
     verdict = promotion.judge(labelled.store, after, changed, "fusion", network)
     assert (verdict.good, verdict.why) == (True, "SAM is another one")
+    assert promotion.judged(labelled.store, after, changed, "fusion") == (1, verdict.why)
 
 
 def test_images_of_blocks_that_are_about_to_be_made_anew_are_not_counted_as_changed(labelled):
