@@ -57,11 +57,11 @@ class Stopwatch:
         self._report(done, total, loss, unit)
 
 
-def remember(store: Store, kind: ModelKind, basis: str, images: int, parts: Parts) -> None:
+def remember(store: Store, kind: ModelKind, basis: str, images: int, parts: Parts, device: str) -> None:
     """Keep what a training took, in place of what the one before did.
 
-    basis: digest of all that a step's duration depends on; images: it learned from; parts: of a `Stopwatch`. A training
-    that was taken up again after its last step tells nothing of a step, and is not kept.
+    basis: digest of all that a step's duration depends on; images: it learned from; parts: of a `Stopwatch`;
+    device: the GPU's or CPU's name. A training that was taken up again after its last step tells nothing of a step, and is not kept.
     """
     if STEPS not in parts:
         return
@@ -70,6 +70,7 @@ def remember(store: Store, kind: ModelKind, basis: str, images: int, parts: Part
     everything.setdefault(TIMED, {})[kind] = {
         "made": now(),
         "basis": basis,
+        "device": device,
         "images": images,
         "parts": taken,
     }

@@ -17,7 +17,7 @@ from flows.networks import device_of, pinned, precision_of, promoted, settle
 from flows.plan import Plan, digest_of
 from flows.recipes import VERSIONS, recipe_digest, recorded, training_section, what_changed
 from models.checkpoints import cache_folder, digest
-from models.hardware import has_bfloat16_unit
+from models.hardware import device_name, has_bfloat16_unit
 from models.telling import Report
 from storage.catalog import ImageRow, changed_share
 from storage.reviews import Reviews
@@ -221,18 +221,19 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     fault = _draw(config, plan, kind, records, candidate)
     told(1, 1, math.nan, "pictures")
     outcome = _offer(store, config, plan, kind, candidate, run, told)
-    durations.remember(store, kind, _pace(config, kind), len(records), told.parts)
+    device = device_name(device_of(config))
+    durations.remember(store, kind, _pace(config, kind), len(records), told.parts, device)
     _clean(folder)
     _keep_logs(store, folder)
     return outcome + fault
 
 
 def seconds_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> float | None:
-    """Seconds that a training on all images that there are now would take, about; None where none like it was measured."""
+    """Seconds that a training on all images that there are now would take, about; None where none like it was measured on this device."""
     measured = durations.last(store, kind)
     images = sum(1 for _ in members(plan, kind, foreseen=True))
-    if measured is None or not images:
-        return None
+    if measured is None or not images or measured.get("device") != device_name(device_of(config)):
+        return None  # older versions did not note on which device it was
     steps = durations.steps_of(kind, training_section(config, kind), images)
     caps = dict.fromkeys(durations.JUDGED, config.retrain.check_images)
     caps[durations.CALIBRATED] = config.train_vit.calibration * max(1, len(plan.classes))
@@ -241,7 +242,7 @@ def seconds_of(store: Store, config: Config, plan: Plan, kind: ModelKind) -> flo
 
 
 def _pace(config: Config, kind: ModelKind) -> str:
-    """Digest of all that the duration of one step depends on; of the machine, whether it has an accelerator."""
+    """Digest of all that the duration of one step depends on; of the device, only of which kind it is."""
     values = training_section(config, kind)
     same = {name: value for name, value in values.items() if name not in durations.COUNTED}
     machine = [device_of(config), training_precision(config), config.threads]

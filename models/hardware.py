@@ -21,6 +21,15 @@ def has_bfloat16_unit(device: str) -> bool:
     return has_amx() or bool(of_amd and has.get("avx512_bf16"))
 
 
+def device_name(device: str) -> str:
+    """The model of the GPU or CPU that a torch device is, such as "NVIDIA H200"; "CPU" where torch does not know it."""
+    import torch
+
+    if device.startswith("cuda"):
+        return torch.cuda.get_device_name(device)
+    return str(torch.cpu.get_capabilities().get("cpu_name") or "CPU")
+
+
 def has_amx() -> bool:
     """Whether the CPU multiplies matrices of bfloat16 so fast that anything else is dear: a tile at a time."""
     import torch

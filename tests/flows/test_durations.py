@@ -8,11 +8,12 @@ from labelled_store import Silent
 from rich.console import Console
 
 from flows import durations, estimate, promotion, training
-from flows.durations import CALIBRATED, JUDGED, Stopwatch, expected, last, remember, steps_of
+from flows.durations import CALIBRATED, JUDGED, TIMED, Stopwatch, expected, last, remember, steps_of
 from flows.forecast import print_plan
-from flows.networks import promoted
+from flows.networks import PROMOTED, promoted
 from flows.recipes import training_section
 from flows.steps import Run
+from models.hardware import device_name
 from models.telling import LOOK_STEPS, READ, STEPS
 from storage.store import Store
 
@@ -78,8 +79,8 @@ def test_what_was_not_measured_like_this_has_no_time():
 def test_a_training_taken_up_after_its_last_step_leaves_the_last_measure(tmp_path):
     store = Store(tmp_path)
     assert last(store, "vit") is None
-    remember(store, "vit", "a", 5, {READ: (5, 1.0), STEPS: (4, 2.0)})
-    remember(store, "vit", "a", 5, {"pictures": (2, 0.1)})
+    remember(store, "vit", "a", 5, {READ: (5, 1.0), STEPS: (4, 2.0)}, "a GPU")
+    remember(store, "vit", "a", 5, {"pictures": (2, 0.1)}, "a GPU")
     assert last(store, "vit")["parts"] == {READ: [5, 1.0], STEPS: [4, 2.0]}
     promotion.promote(store, "vit", {"digest": "d"})
     promotion.decline(store, "fusion", "run", "why")
@@ -118,6 +119,20 @@ def test_the_next_training_is_told_by_the_last_one(labelled_once, kind):
     slower = {"vit": {"side": 96}, "fusion": {"crop": 64}}[kind]
     assert training.seconds_of(store, changed(config, **{section: slower}), plan, kind) is None
     assert training.seconds_of(Store(store.root / "none"), config, plan, kind) is None
+
+
+@pytest.mark.parametrize("device", ["NVIDIA Tesla T4", None])
+def test_the_time_of_another_device_or_of_one_that_was_not_noted_is_not_told(labelled, device):
+    store, config = labelled.store, labelled.config
+    plan = run_of(labelled, config).plan
+    assert training.seconds_of(store, config, plan, "vit") is not None
+    everything = store.read_json(PROMOTED)
+    noted = everything[TIMED]["vit"].pop("device")
+    assert noted == device_name("cpu")
+    everything[TIMED]["vit"] |= {"device": device} if device else {}
+    store.write_json(PROMOTED, everything)
+    assert training.seconds_of(store, config, plan, "vit") is None
+    assert training.seconds_of(store, config, plan, "fusion") is not None
 
 
 @pytest.mark.parametrize(("promote", "judged"), [("checked", JUDGED), ("always", ())])
