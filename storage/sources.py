@@ -186,7 +186,30 @@ def _from_folders(folder: Path, normal: set[str]) -> Scan:
     if loose:
         what = f"in no class folder of {folder}, left out: move to one, or write a {LABELS}"
         found.problems.append(listed(sorted(loose), what))
+    _note_empty(folder, normal, found)
     return found
+
+
+def _note_empty(folder: Path, normal: set[str], found: Scan) -> None:
+    """Folders without an image, which would pass for a class or for good surfaces: one may not have been filled yet."""
+    filled = {source.path.partition("/")[0] for source in found.sources}
+    filled |= {path.partition("/")[0] for path in found.unlisted}  # what is in those is not known
+    names = [
+        entry.name
+        for entry in _entries(folder, "", Scan())
+        if not entry.name.startswith(".")
+        and entry.name not in filled
+        and not _fault(entry, os.path.realpath(folder))
+        and entry.is_dir()
+    ]
+    good = [name for name in names if name.casefold() in normal]
+    for some, means in (
+        ([name for name in names if name not in good], "so that no image is of this class"),
+        (good, "so that it shows no surface without a defect"),
+    ):
+        if some:
+            what = f"in {folder} without an image, {means}: put some there, or remove the folder"
+            found.problems.append(listed(some, what))
 
 
 def _from_csv(folder: Path, table: Path, normal: set[str]) -> Scan:

@@ -56,6 +56,26 @@ def test_what_is_passed_over_is_told(folder):
     assert "'.txt'" in found.problems[0] + found.problems[1]
 
 
+def test_a_folder_without_an_image_is_named_with_what_it_means(folder):
+    (folder / "crack" / "deep").mkdir(parents=True)
+    (folder / "stain").mkdir()
+    (folder / "stain" / "notes.txt").write_text("x")
+    (folder / "free").mkdir()
+    (folder / ".hidden").mkdir()
+    found = scan(folder, None, NORMAL)
+    assert found.classes == ["dent", "scratch"]
+    assert found.problems[-2:] == [
+        f"'crack', 'stain' in {folder} without an image, so that no image is of this class: "
+        "put some there, or remove the folder",
+        f"'free' in {folder} without an image, so that it shows no surface without a defect: "
+        "put some there, or remove the folder",
+    ]
+    table(folder, "image,labels\ndent/a.png,dent\n")
+    assert not any("without an image" in problem for problem in scan(folder, None, NORMAL).problems), (
+        "a CSV's folders mean nothing"
+    )
+
+
 def test_links_out_of_the_folder_are_refused(folder, tmp_path):
     outside = picture(tmp_path, "secret.png")
     os.symlink(outside, folder / "dent" / "link.png")
