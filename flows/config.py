@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-import difflib
-import os
 from pathlib import Path
 from typing import Any, Literal
 
 import yaml
 from pydantic import BaseModel, Field, ValidationError, field_validator
 from pydantic_settings import BaseSettings, PydanticBaseSettingsSource, SettingsConfigDict
+from pydantic_settings.exceptions import SettingsError
 
+from flows.config_faults import BETWEEN, PREFIX, sentence, unknown_variable, unreadable_variable
 from flows.sections import (
     AugmentConfig,
     CamConfig,
@@ -124,8 +124,8 @@ class Config(BaseSettings):
     model_config = SettingsConfigDict(
         frozen=True,
         extra="forbid",
-        env_prefix="BLUEMASK__",
-        env_nested_delimiter="__",
+        env_prefix=PREFIX,
+        env_nested_delimiter=BETWEEN,
         use_attribute_docstrings=True,
     )
 
@@ -263,11 +263,14 @@ def _refuse_twice(node: yaml.Node | None, path: Path, above: str) -> None:
 
 def build_config(values: dict[str, Any], source: str) -> Config:
     """Validate nested values as a config; `source` names them in errors."""
-    _refuse_unknown_environment()
+    if unknown := unknown_variable(Config):
+        raise ConfigError(unknown)
     try:
         return Config(**values)
+    except SettingsError as error:
+        raise ConfigError(unreadable_variable(error)) from error
     except ValidationError as error:
-        lines = [_sentence(item, source) for item in error.errors()]
+        lines = [sentence(item, source, Config) for item in error.errors()]
         raise ConfigError("\n".join(lines)) from error
 
 
@@ -286,59 +289,3 @@ def anchored(config: Config, folder: Path) -> Config:
 
     fixed = fix(config)
     return fixed if isinstance(fixed, Config) else config
-
-
-def _refuse_unknown_environment() -> None:
-    prefix = "BLUEMASK__"
-    for name in os.environ:
-        if name.upper().startswith(prefix):
-            head = name[len(prefix) :].split("__")[0].lower()
-            if head not in Config.model_fields:
-                raise ConfigError(
-                    f"environment variable {name}: {head!r} is no key; {_near(head, list(Config.model_fields))}"
-                )
-
-
-def _sentence(item: Any, source: str) -> str:
-    key = ".".join(str(part) for part in item["loc"])
-    if item["type"] == "extra_forbidden":
-        known = _known_keys(item["loc"][:-1])
-        return f"{source}: {key!r} is no key (its value: {item['input']!r}); {_near(str(item['loc'][-1]), known)}"
-    if item["type"] == "missing":
-        return f"{source}: {key!r} is missing; {_describe(item['loc'])}"
-    message = item["msg"][0].lower() + item["msg"][1:]
-    return f"{source}: {key} = {item['input']!r}: {message.removeprefix('value error, ')}; {_describe(item['loc'])}".rstrip(
-        "; "
-    )
-
-
-def _near(name: str, known: list[str]) -> str:
-    folded = name.casefold()
-    parts = [key for key in known if len(folded) > 1 and folded in key.split("_")]
-    close = list(dict.fromkeys(difflib.get_close_matches(name, known, n=1) + parts))
-    hint = f"did you mean {' or '.join(map(repr, close[:3]))}? " if close else ""
-    return f"{hint}Keys here: {', '.join(known)}"
-
-
-def _model_at(loc: tuple[int | str, ...]) -> type[BaseModel]:
-    model: type[BaseModel] = Config
-    for part in loc:
-        field = model.model_fields.get(str(part))
-        annotation = field.annotation if field else None
-        if isinstance(annotation, type) and issubclass(annotation, BaseModel):
-            model = annotation
-    return model
-
-
-def _known_keys(loc: tuple[int | str, ...]) -> list[str]:
-    return list(_model_at(loc).model_fields)
-
-
-def _describe(loc: tuple[int | str, ...]) -> str:
-    """What a key means, from the docstring below its field."""
-    names = [part for part in loc if isinstance(part, str)]
-    for end in range(len(names), 0, -1):
-        field = _model_at(tuple(names[: end - 1])).model_fields.get(names[end - 1])
-        if field and field.description:
-            return f"{names[end - 1]}: {' '.join(field.description.split())}"
-    return ""

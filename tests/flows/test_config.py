@@ -74,6 +74,41 @@ def test_a_wrong_name_in_the_environment_is_no_silence(monkeypatch):
 
 
 @pytest.mark.parametrize(
+    ("variable", "value", "said"),
+    [
+        (
+            "BLUEMASK__AUGMENT__VEWS",
+            "8",
+            "{}: 'augment.vews' is no key (its value: '8'); did you mean 'views'?",
+        ),
+        ("bluemask__augment__vews", "8", "{}: 'augment.vews' is no key"),
+        ("BLUEMASK__AUGMENT__VIEWS", "many", "{}: augment.views = 'many': input should be a valid integer"),
+        ("BLUEMASK__AUGMENT", '{"vews": 8}', "{}: 'augment.vews' is no key"),
+        ("BLUEMASK__AUGMENT", "eight", "{}: 'eight' is not JSON"),
+        ("BLUEMASK__AUGMENT__SCALES", "x", "{}: 'x' is not JSON"),
+        ("BLUEMASK__AUGMENT__SCALES", '["x"]', "{}: augment.scales.0 = 'x'"),
+        ("BLUEMASK__PINS__SAM", "3", "c.yaml, with {}: pins = {{'sam': '3'}}"),
+    ],
+)
+def test_what_a_variable_says_wrong_names_the_variable(monkeypatch, variable, value, said):
+    monkeypatch.setenv(variable, value)
+    with pytest.raises(ConfigError) as caught:
+        build_config(LEAST, "c.yaml")
+    assert str(caught.value).startswith(said.format(f"environment variable {variable}"))
+
+
+def test_what_the_file_says_wrong_is_not_laid_on_a_variable_beside_it(monkeypatch):
+    monkeypatch.setenv("BLUEMASK__AUGMENT__VIEWS", "4")
+    monkeypatch.setenv("BLUEMASK__CAM", '{"low": 0.2}')
+    with pytest.raises(ConfigError) as caught:
+        build_config({**LEAST, "augment": {"vews": 8}, "cam": {"hihg": 0.5}}, "c.yaml")
+    assert [line.split(" is no key")[0] for line in str(caught.value).splitlines()] == [
+        "c.yaml: 'augment.vews'",
+        "c.yaml: 'cam.hihg'",
+    ]
+
+
+@pytest.mark.parametrize(
     ("text", "message"),
     [
         ("block: 8\nstore: s\nblock: 16\n", "'block' stands in line 1 and in line 3; keep one"),

@@ -64,11 +64,10 @@ def test_a_folder_without_an_image_is_named_with_what_it_means(folder):
     (folder / ".hidden").mkdir()
     found = scan(folder, None, NORMAL)
     assert found.classes == ["dent", "scratch"]
+    remedy = "put some there, or remove the folder"
     assert found.problems[-2:] == [
-        f"'crack', 'stain' in {folder} without an image, so that no image is of this class: "
-        "put some there, or remove the folder",
-        f"'free' in {folder} without an image, so that it shows no surface without a defect: "
-        "put some there, or remove the folder",
+        f"'crack', 'stain' in {folder} without an image, so that no image is of this class: {remedy}",
+        f"'free' in {folder} without an image, so that it shows no surface without a defect: {remedy}",
     ]
     table(folder, "image,labels\ndent/a.png,dent\n")
     assert not any("without an image" in problem for problem in scan(folder, None, NORMAL).problems), (
