@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 
 IGNORE = 255
+LISTED = 3
+"""Most masks of one name that an error spells out."""
 
 
 class EvaluationError(ValueError):
@@ -140,12 +142,20 @@ def find_masks(folder: Path, images: Sequence[str]) -> dict[str, Path]:
     for image in images:
         same = folder / PurePosixPath(image).with_suffix(".png")
         candidates = [same] if same.is_file() else by_stem.get(PurePosixPath(image).stem, [])
-        if len(candidates) != 1:
+        if not candidates:
+            raise EvaluationError(f"{image}: no mask of that name below {folder}; expected {same}")
+        if len(candidates) > 1:
             raise EvaluationError(
-                f"{image}: {len(candidates)} masks of that name below {folder}, expected one ({same})"
+                f"{image}: {len(candidates)} masks of that name below {folder}: {_listed(candidates)}; "
+                f"move the right one to {same}"
             )
         found[image] = candidates[0]
     return found
+
+
+def _listed(paths: Sequence[Path]) -> str:
+    more = f" and {len(paths) - LISTED} more" if len(paths) > LISTED else ""
+    return ", ".join(map(str, paths[:LISTED])) + more
 
 
 def otsu_label_map(image: np.ndarray, slot_class: np.ndarray) -> np.ndarray:

@@ -85,11 +85,21 @@ def test_a_mask_is_found_by_its_path_else_by_its_stem(tmp_path):
     }
 
 
-@pytest.mark.parametrize(("image", "said"), [("c/1.png", "2 masks"), ("a/3.png", "0 masks")])
+@pytest.mark.parametrize(
+    ("image", "said"),
+    [
+        (
+            "c/1.jpg",
+            "c/1.jpg: 2 masks of that name below {0}: {0}/a/1.png, {0}/b/1.png; move the right one to {0}/c/1.png",
+        ),
+        ("a/3.png", "a/3.png: no mask of that name below {0}; expected {0}/a/3.png"),
+    ],
+)
 def test_a_mask_that_is_not_there_or_not_clear_is_an_error(tmp_path, image, said):
     touch(tmp_path / "a/1.png", tmp_path / "b/1.png")
-    with pytest.raises(EvaluationError, match=said):
+    with pytest.raises(EvaluationError) as caught:
         find_masks(tmp_path, [image])
+    assert str(caught.value) == said.format(tmp_path)
     with pytest.raises(EvaluationError, match="is no folder"):
         find_masks(tmp_path / "none", [image])
 
