@@ -35,6 +35,8 @@ TRAINING = 0.8e9
 """What a training takes beyond that: the demo's took 1.7 to 2.3 GB in all."""
 MARGIN = 1.05
 """What the disk must have beyond the estimate: receipts, checkpoints, folders."""
+TRIED = "embed"
+"""The stage of which a run tries one view before it starts, where the store does not know its time."""
 Lengths = Mapping[str, int]
 
 
@@ -222,8 +224,14 @@ def _lengths(plan: Plan, rows: Sequence[ImageRow]) -> dict[str, int]:
 
 
 def seconds_each(plan: Plan, stage: Stage) -> float | None:
-    """Seconds an image as the store's receipts have them; None where there is none."""
-    done: list[Receipt] = list(plan.receipts[stage.name].values())
+    """Seconds an image as the store's receipts have them; None where there is none.
+
+    What another SAM took says nothing of this one; a ViT or fusion network that was trained anew is as quick as before.
+    """
+    sam = plan.network("sam") if stage.model == "sam" else None
+    done: list[Receipt] = [
+        receipt for receipt in plan.receipts[stage.name].values() if receipt.reasons.get("model sam") == sam
+    ]
     images = sum(receipt.images for receipt in done)
     return sum(receipt.seconds for receipt in done) / images if images else None
 
@@ -233,7 +241,7 @@ def trial_seconds(run: Run) -> dict[str, float]:
 
     So a checkpoint that cannot be used is refused before the run, too.
     """
-    embed, config = stage("embed"), run.config
+    embed, config = stage(TRIED), run.config
     if not run.todo(embed):
         return {}
     from models.sam import encode

@@ -12,7 +12,7 @@ from rich.table import Table
 
 from flows import training
 from flows.config import Config, load_config
-from flows.estimate import estimate
+from flows.estimate import TRIED, estimate
 from flows.progress import bars
 from flows.steps import Run
 from flows.summary import called, print_problems
@@ -78,7 +78,8 @@ def _stage_row(table: Table, run: Run, stage: Stage) -> None:
     why = "; ".join(f"{reason} ({count})" for reason, count in reasons.most_common())
     found = estimate(run.plan, {}, lambda other: blocks if other is stage else [])
     size = _written(run, stage) or found.disk / images
-    minutes = _minutes(found.seconds.get(stage.name))
+    seconds = found.seconds.get(stage.name)
+    minutes = "told as a run starts" if seconds is None and stage.name == TRIED else _minutes(seconds)
     table.add_row(stage.name, str(len(blocks)), str(images), why, minutes, f"{images * size / 1e9:.2f}")
 
 

@@ -1,17 +1,22 @@
 """What a run will cost is said before it starts, and a disk that is too small stops it there."""
 
+import re
+
 import numpy as np
 import pytest
+import yaml
 from rich.console import Console
 
 from flows import begin, estimate, networks
 from flows.config import build_config
 from flows.estimate import array_bytes, block_bytes, refuse_small_disk
+from flows.forecast import print_plan
 from flows.networks import precision_of
 from flows.plan import Plan
 from models.agreement import Target
 from models.appearance import lesson
-from models.sam_shapes import embedding_shape
+from models.checkpoints import load_checkpoint, save_checkpoint
+from models.sam_shapes import TINY_WEIGHTS, embedding_shape
 from models.spool import Spool
 from models.vit_batches import Example
 from storage.arrays import ArraySpec
@@ -74,6 +79,26 @@ def test_time_is_known_by_trial_or_said_to_be_unknown(tmp_path):
     found = estimate.estimate(plan_of(tmp_path, 6), {"embed": 2.0})
     assert found.seconds == {"embed": 12.0}
     assert set(found.unknown) == {item.name for item in stages()} - {"embed"}
+
+
+def minutes(labelled, **sections):
+    """What `plan` says of a stage's minutes, by stage, where all images are to be done anew."""
+    path = labelled.root / "other.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load((labelled.root / "run.yaml").read_text()) | sections))
+    with (console := Console(width=250)).capture() as caught:
+        print_plan(path, console, Console(quiet=True))
+    rows = [line.split("│") for line in caught.get().splitlines() if line.startswith("│")]
+    return {cells[1].strip(): cells[5].strip() for cells in rows}
+
+
+def test_plan_says_when_the_time_of_embed_will_be_known(labelled, tmp_path):
+    never = minutes(labelled, store=str(tmp_path / "new"))
+    assert (never["embed"], never["mask"]) == ("told as a run starts", "not measured yet")
+    assert re.fullmatch(r"\d+\.\d", minutes(labelled, augment={"views": 6})["embed"]), "the store has it"
+    other = tmp_path / "other.safetensors"
+    save_checkpoint(other, {name: 2 * value for name, value in load_checkpoint(TINY_WEIGHTS)[0].items()}, {})
+    found = minutes(labelled, sam={"checkpoint": str(other)})
+    assert found["embed"] == "told as a run starts", "what another SAM took says nothing of this one"
 
 
 def test_too_little_disk_stops_a_run_in_one_sentence(tmp_path):
