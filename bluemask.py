@@ -227,7 +227,7 @@ def import_(
     """Take corrected masks back from an annotation tool: each stands in P's place from then on."""
     from rich.console import Console
 
-    from flows.exporting import import_masks
+    from flows.importing import import_masks
 
     import_masks(store, file, Console(stderr=True), kind=kind, accept=accept)
 

@@ -7,6 +7,7 @@ from collections.abc import Iterable
 import numpy as np
 
 from tasks.export import Format, Sample, Target, grey_png, label_path, label_png, write_json
+from tasks.written import wrote
 
 FULL = 65535
 
@@ -29,6 +30,7 @@ def write_npz(samples: Iterable[Sample], target: Target) -> list[str]:
                 classes=sample.array("slot_class")[used],
             )
         partial.replace(path)
+        wrote(path)
     return ["soft and entropy: (class, y, x) in the order of `classes`, which holds class indices"]
 
 
