@@ -26,6 +26,8 @@ from viewer.words import so_many
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
 """File in an export's folder that holds the name of its format."""
+MAPS = {"p": "P", "p1": "P1", "p2": "P2"}
+"""Label maps that can be exported, and what they are called."""
 UNFINISHED = "UNFINISHED.txt"
 """In a folder as long as an export into it is under way, and after one that was broken off."""
 
@@ -36,7 +38,7 @@ class Choice:
 
     reviewed: only accepted and corrected ones; confidence: below it a pixel becomes 255; classes: only images
     whose label names one of these, other classes become 255; split: shares of train, val and test; outdated: also those
-    of an earlier run (see `flows.outputs.outdated_labels`).
+    of an earlier run (see `flows.outputs.outdated_labels`); label_map: one of MAPS, which stands where nobody drew a mask.
     """
 
     reviewed: bool = False
@@ -44,6 +46,25 @@ class Choice:
     classes: tuple[str, ...] = ()
     split: tuple[float, ...] = (1.0,)
     outdated: bool = False
+    label_map: str = "p"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be had. Raises ExportError."""
+        if self.label_map not in MAPS:
+            raise ExportError(f"map {self.label_map!r} is not known; choose one of {', '.join(MAPS)}")
+        if self.confidence > 0 and not self.confident:
+            raise ExportError(
+                f"the confidence is that of P, and says nothing of {MAPS[self.label_map]}; export P, or leave --confidence out"
+            )
+
+    @property
+    def confident(self) -> bool:
+        """Whether the store's confidence is that of the map."""
+        return self.label_map == "p"
+
+    def made_as(self, kind: str) -> str:
+        """What a folder holds that is exported so in a format."""
+        return kind if self.label_map == "p" else f"{kind} of {MAPS[self.label_map]}"
 
 
 def split_of(text: str) -> tuple[float, ...]:
@@ -113,7 +134,11 @@ class Selection:
         last = self.reviews.history(item.row.sha256).last
         if last.verdict is None:
             return None
-        return last.verdict if last.judged == (last.mask or label_digest(item.array("p"))) else None
+        return (
+            last.verdict
+            if last.judged == (last.mask or label_digest(item.array(self.choice.label_map)))
+            else None
+        )
 
     def drawn(self, item: Labelled) -> bool:
         """Whether the label that counts was drawn by somebody."""
@@ -139,7 +164,7 @@ class Selection:
             )
 
     def _label(self, item: Labelled) -> np.ndarray:
-        label = item.label(self.reviews)
+        label = item.label(self.reviews, name=self.choice.label_map)
         if self.choice.confidence > 0 and not self.drawn(item):  # what was drawn by hand is sure
             label = np.where(item.array("confidence") < self.choice.confidence, np.uint8(UNKNOWN), label)
             self.emptied += bool((label == UNKNOWN).all())
@@ -158,7 +183,7 @@ def export_store(
     images: Images | None = None,
     choice: Choice | None = None,
 ) -> None:
-    """Write the labels that count of every finished image, and classes.txt.
+    """Write the labels that count of every finished image, or P1 or P2 in P's place, and classes.txt.
 
     kind: of FORMATS; images: None as the format has it. Raises ExportError or StoreError.
     """
@@ -168,7 +193,7 @@ def export_store(
     plan = plan_of(store, config)
     items, old = _found(store, plan, choice)
     _refuse_places(out, config.data.folder, store)
-    _refuse_mixture(out, kind)
+    _refuse_mixture(out, choice.made_as(kind))
     selection = Selection(store, items, choice, config.data.folder)
     target = Target(
         out=out,
@@ -176,18 +201,24 @@ def export_store(
         images=images or wanted.images,
         names=tuple(item.row.path for item in selection.items),
         parts=PARTS[: len(choice.split)],
+        confident=choice.confident,
     )
     full = out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir())
     before, total = known_files(out), len(selection.items)
     out.mkdir(parents=True, exist_ok=True)
     with accounted(out, str(store.root.resolve()) if store.local else store.name) as account:
         write_classes(out, selection.classes)
-        begun = _begun(selection, account, kind)
+        begun = _begun(selection, account, choice.made_as(kind))
         said = wanted.write(track(begun, "exporting", total, console=console, transient=True), target)
     there = {row.path for row in plan.rows if row.status in ("active", "quarantined")}
     swept = _sweep(before, account, selection, there, target.images)
     (out / UNFINISHED).unlink(missing_ok=True)
     console.print(f"{so_many(total, 'labels')} and classes.txt in {out}", highlight=False)
+    if not choice.confident:
+        drawn = so_many(sum(map(selection.drawn, selection.items)), "masks")
+        said.append(
+            f"{MAPS[choice.label_map]} of each image, 255 where it is unsure; {drawn} drawn by hand in its place"
+        )
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
     if full and not before:
@@ -285,24 +316,24 @@ def _is_stale(file: File, account: Account, selection: Selection, there: set[str
     return file.image in selection.refused or file.image not in there
 
 
-def _begun(selection: Selection, account: Account, kind: str) -> Iterator[Sample]:
+def _begun(selection: Selection, account: Account, made: str) -> Iterator[Sample]:
     """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
     out = account.out
     (out / UNFINISHED).write_text(
         "This export is under way, or was broken off: files are missing.\n", encoding="utf-8"
     )
-    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
+    (out / MADE_AS).write_text(f"{made}\n", encoding="utf-8")
     for sample in selection.samples():
         account.image = sample.name
         yield sample
     account.image = ""
 
 
-def _refuse_mixture(out: Path, kind: str) -> None:
-    """Two formats in one folder would each be read with the other's files among its own."""
+def _refuse_mixture(out: Path, made: str) -> None:
+    """Two formats or maps in one folder would each be read with the other's files among its own."""
     try:
         before = (out / MADE_AS).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return
-    if before != kind:
-        raise WrongInputError(f"{out} holds an export as {before!r}; export {kind!r} into another folder")
+    if before != made:
+        raise WrongInputError(f"{out} holds an export as {before!r}; export {made!r} into another folder")

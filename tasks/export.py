@@ -46,7 +46,7 @@ class Target:
     """Where and how to write.
 
     out: the folder; classes: names from index 1; images: see Images; names: of all samples that will come; parts:
-    of the split, in order.
+    of the split, in order; confident: whether the samples' confidence is that of their labels, and may go with them.
     """
 
     out: Path
@@ -54,6 +54,7 @@ class Target:
     images: Images
     names: tuple[str, ...]
     parts: tuple[str, ...]
+    confident: bool = True
 
 
 @dataclass(frozen=True)
