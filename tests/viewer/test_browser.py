@@ -252,6 +252,8 @@ def test_correction_by_a_click_that_goes_to_sam(page):
     until(page, "document.querySelector('[data-name=correction] img.over')?.naturalWidth")
     assert page.locator('[data-name="correction"] img.over').evaluate(PIXELS)[2] > 1
     assert page.locator("#verdict").inner_text() == "Accepted"
+    page.locator('.panel[data-name="correction"] .frame').hover()
+    until(page, "/drawn by hand · /.test(document.querySelector('.tip')?.innerText)")
     page.goto(page.base + "/?review=corrected")
     assert page.locator(".card").count() == 1, "at once, not after the next look at the store"
 
