@@ -197,6 +197,9 @@ def export(
     ] = 0.0,
     classes: Annotated[str, typer.Option(help="Only these classes, with commas; others become 255.")] = "",
     split: Annotated[str, typer.Option(help="Shares of train, val, test; an image's content decides.")] = "1",
+    which: Annotated[
+        str, typer.Option("--map", help="p, p1 (CAM) or p2 (SAM), where no mask was drawn.")
+    ] = "p",
 ) -> None:
     """Write the labels that count (a corrected mask, else P) in a format that trainers and annotators read.
 
@@ -209,7 +212,7 @@ def export(
     if images not in (None, "copy", "link", "none"):
         raise typer.BadParameter(f"{images!r}: expected copy, link or none", param_hint="--images")
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    choice = Choice(reviewed, confidence, names, split_of(split), outdated)
+    choice = Choice(reviewed, confidence, names, split_of(split), outdated, which)
     export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
 
 
@@ -227,7 +230,7 @@ def import_(
     """Take corrected masks back from an annotation tool: each stands in P's place from then on."""
     from rich.console import Console
 
-    from flows.exporting import import_masks
+    from flows.importing import import_masks
 
     import_masks(store, file, Console(stderr=True), kind=kind, accept=accept)
 

@@ -30,6 +30,7 @@ if TYPE_CHECKING:
     from tasks.reading import Labelled
     from viewer.backend import Backend, Segment
     from viewer.refresh import BlockState, Refresher
+    from viewer.trainings import Training
 
 PAUSE = 1.5
 """Seconds between two looks at the store; a look without a change costs a few milliseconds."""
@@ -66,6 +67,10 @@ class Keeper:
             doing = "reading the store"
         fault = str(self._fault or "")
         return {"count": self._count, "doing": doing, "run": run, "stages": stages, "fault": fault}
+
+    def trainings(self) -> list[Training]:
+        """The last training of each network; none as long as the store is not open."""
+        return [] if self._backend is None else _trainings(self._backend.store)
 
     def _work(self) -> None:
         try:
@@ -110,6 +115,13 @@ def _stage_names() -> list[str]:
     from tasks.registry import stages
 
     return [stage.name for stage in stages()]
+
+
+def _trainings(store: Store) -> list[Training]:
+    from flows.summary import stored_config
+    from flows.trained import last_trainings
+
+    return last_trainings(store, stored_config(store))
 
 
 def _underway(store: Store) -> str:
@@ -225,7 +237,8 @@ def browse(root: Path, *, host: str, port: int, masks: Path | None, show: bool) 
     listening = _listen(host, port)
     port = listening.getsockname()[1]
     token = None if is_loopback(host) else secrets.token_urlsafe(24)
-    site = Site("/".join(root.resolve().parts[-2:]), index, keeper.backend, keeper.pulse, facts(root, index))
+    title = "/".join(root.resolve().parts[-2:])
+    site = Site(title, index, keeper.backend, keeper.pulse, facts(root, index), keeper.trainings)
     app = create_app(site, hosts=_hosts(host, port), token=token)
     address = f"http://{_shown(host)}:{port}/" + (f"?token={token}" if token else "")
     server = uvicorn.Server(uvicorn.Config(app, log_level="warning", lifespan="off", server_header=False))

@@ -1,29 +1,33 @@
-"""Labels out of a store in any format, and corrected masks back into it."""
+"""Labels out of a store in any format."""
 
 from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
-from flows.outputs import finished, fresh_labels, made_before, outdated_labels
+from flows.outputs import fresh_labels, made_before, outdated_labels
 from flows.plan import Plan
 from flows.summary import plan_of, stored_config
-from storage.reviews import Review, Reviews, label_digest
+from storage.reviews import Reviews, label_digest
 from storage.store import Store, StoreError, WrongInputError
 from tasks.export import UNKNOWN, ExportError, Images, Sample, Target, write_classes
-from tasks.formats import format_of, reader_of
+from tasks.formats import format_of
 from tasks.reading import Labelled
+from tasks.written import Account, File, accounted, keep_known, known_files, remove
 from viewer.words import so_many
 
 PARTS = ("train", "val", "test")
 MADE_AS = ".bluemask-format"
 """File in an export's folder that holds the name of its format."""
+MAPS = {"p": "P", "p1": "P1", "p2": "P2"}
+"""Label maps that can be exported, and what they are called."""
 UNFINISHED = "UNFINISHED.txt"
 """In a folder as long as an export into it is under way, and after one that was broken off."""
 
@@ -34,7 +38,7 @@ class Choice:
 
     reviewed: only accepted and corrected ones; confidence: below it a pixel becomes 255; classes: only images
     whose label names one of these, other classes become 255; split: shares of train, val and test; outdated: also those
-    of an earlier run (see `flows.outputs.outdated_labels`).
+    of an earlier run (see `flows.outputs.outdated_labels`); label_map: one of MAPS, which stands where nobody drew a mask.
     """
 
     reviewed: bool = False
@@ -42,6 +46,25 @@ class Choice:
     classes: tuple[str, ...] = ()
     split: tuple[float, ...] = (1.0,)
     outdated: bool = False
+    label_map: str = "p"
+
+    def __post_init__(self) -> None:
+        """Refuse what cannot be had. Raises ExportError."""
+        if self.label_map not in MAPS:
+            raise ExportError(f"map {self.label_map!r} is not known; choose one of {', '.join(MAPS)}")
+        if self.confidence > 0 and not self.confident:
+            raise ExportError(
+                f"the confidence is that of P, and says nothing of {MAPS[self.label_map]}; export P, or leave --confidence out"
+            )
+
+    @property
+    def confident(self) -> bool:
+        """Whether the store's confidence is that of the map."""
+        return self.label_map == "p"
+
+    def made_as(self, kind: str) -> str:
+        """What a folder holds that is exported so in a format."""
+        return kind if self.label_map == "p" else f"{kind} of {MAPS[self.label_map]}"
 
 
 def split_of(text: str) -> tuple[float, ...]:
@@ -78,9 +101,12 @@ class Selection:
         if unknown:
             raise ExportError(f"class {unknown[0]!r} is none of {', '.join(self.classes)}")
         self.left_out: Counter[str] = Counter()
+        self.refused: set[str] = set()
+        """Paths of images whose label somebody rejected, or wants corrected."""
         self.emptied = 0
         """Labels of which the confidence asked for left nothing, as far as they were given out."""
         self.items = [item for item in items if self._wanted(item)]
+        self.paths = {item.row.path for item in self.items}
         if not self.items:
             raise ExportError(f"no label is left to export: {self.told() or 'there is none'}")
 
@@ -99,6 +125,7 @@ class Selection:
         except StoreError:
             return "with a damaged review (`bluemask verify STORE --repair`)"
         if verdict in ("reject", "correct"):
+            self.refused.add(item.row.path)
             return {"reject": "rejected", "correct": "in need of correction"}[verdict]
         return "not reviewed" if self.choice.reviewed and verdict is None else ""
 
@@ -107,7 +134,11 @@ class Selection:
         last = self.reviews.history(item.row.sha256).last
         if last.verdict is None:
             return None
-        return last.verdict if last.judged == (last.mask or label_digest(item.array("p"))) else None
+        return (
+            last.verdict
+            if last.judged == (last.mask or label_digest(item.array(self.choice.label_map)))
+            else None
+        )
 
     def drawn(self, item: Labelled) -> bool:
         """Whether the label that counts was drawn by somebody."""
@@ -133,7 +164,7 @@ class Selection:
             )
 
     def _label(self, item: Labelled) -> np.ndarray:
-        label = item.label(self.reviews)
+        label = item.label(self.reviews, name=self.choice.label_map)
         if self.choice.confidence > 0 and not self.drawn(item):  # what was drawn by hand is sure
             label = np.where(item.array("confidence") < self.choice.confidence, np.uint8(UNKNOWN), label)
             self.emptied += bool((label == UNKNOWN).all())
@@ -152,7 +183,7 @@ def export_store(
     images: Images | None = None,
     choice: Choice | None = None,
 ) -> None:
-    """Write the labels that count of every finished image, and classes.txt.
+    """Write the labels that count of every finished image, or P1 or P2 in P's place, and classes.txt.
 
     kind: of FORMATS; images: None as the format has it. Raises ExportError or StoreError.
     """
@@ -162,7 +193,7 @@ def export_store(
     plan = plan_of(store, config)
     items, old = _found(store, plan, choice)
     _refuse_places(out, config.data.folder, store)
-    _refuse_mixture(out, kind)
+    _refuse_mixture(out, choice.made_as(kind))
     selection = Selection(store, items, choice, config.data.folder)
     target = Target(
         out=out,
@@ -170,38 +201,55 @@ def export_store(
         images=images or wanted.images,
         names=tuple(item.row.path for item in selection.items),
         parts=PARTS[: len(choice.split)],
+        confident=choice.confident,
     )
     full = out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir())
-    write_classes(out, selection.classes)
-    total = len(selection.items)
-    said = wanted.write(
-        track(_begun(selection, out, kind), "exporting", total, console=console, transient=True), target
-    )
+    before, total = known_files(out), len(selection.items)
+    out.mkdir(parents=True, exist_ok=True)
+    with accounted(out, str(store.root.resolve()) if store.local else store.name) as account:
+        write_classes(out, selection.classes)
+        begun = _begun(selection, account, choice.made_as(kind))
+        said = wanted.write(track(begun, "exporting", total, console=console, transient=True), target)
+    there = {row.path for row in plan.rows if row.status in ("active", "quarantined")}
+    swept = _sweep(before, account, selection, there, target.images)
     (out / UNFINISHED).unlink(missing_ok=True)
     console.print(f"{so_many(total, 'labels')} and classes.txt in {out}", highlight=False)
+    if not choice.confident:
+        drawn = so_many(sum(map(selection.drawn, selection.items)), "masks")
+        said.append(
+            f"{MAPS[choice.label_map]} of each image, 255 where it is unsure; {drawn} drawn by hand in its place"
+        )
     for line in said + [f"left out: {selection.told()}"] * bool(selection.left_out):
         console.print(line, highlight=False, markup=False)
-    if selection.emptied:
-        console.print(
-            f"[yellow]{so_many(selection.emptied, 'labels')} with 255 everywhere[/]: no pixel of them reaches --confidence "
-            f"{choice.confidence:g} (images in which a class of the label was found nowhere reach {config.fuse.cap:g} at most); take a lower one",
-            highlight=False,
-        )
-    if full:
-        console.print(
+    if full and not before:
+        swept.append(
             f"[yellow]{out} was not empty[/]: labels of an earlier export may lie there under other names; "
-            "export into an empty folder if that matters",
-            highlight=False,
-        )
-    if earlier := sum(item.row.id in old and not selection.drawn(item) for item in selection.items):
-        console.print(
-            f"[yellow]{so_many(earlier, 'labels')} of an earlier run[/], before something changed: bluemask status {root}",
-            highlight=False,
+            "export into an empty folder if that matters"
         )
     waiting = sum(row.status == "active" for row in plan.rows) - len(items)
+    for line in swept + _doubts(root, selection, config.fuse.cap, old, waiting):
+        console.print(line, highlight=False)
+
+
+def _doubts(root: Path, selection: Selection, cap: float, old: set[int], waiting: int) -> list[str]:
+    """What is to be known of labels that say nothing, are of an earlier run, or are not there.
+
+    cap: of the confidence, where it is in doubt; old: ids of images whose label is of an earlier run; waiting: images without one.
+    """
+    told, choice = [], selection.choice
+    if selection.emptied:
+        told.append(
+            f"[yellow]{so_many(selection.emptied, 'labels')} with 255 everywhere[/]: no pixel of them reaches --confidence "
+            f"{choice.confidence:g} (images in which a class of the label was found nowhere reach {cap:g} at most); take a lower one"
+        )
+    if earlier := sum(item.row.id in old and not selection.drawn(item) for item in selection.items):
+        told.append(
+            f"[yellow]{so_many(earlier, 'labels')} of an earlier run[/], before something changed: bluemask status {root}"
+        )
     if waiting:
         missing = "a label" if choice.outdated else "an up-to-date label"
-        console.print(f"[yellow]{so_many(waiting, 'images')} without {missing}[/]: bluemask status {root}")
+        told.append(f"[yellow]{so_many(waiting, 'images')} without {missing}[/]: bluemask status {root}")
+    return told
 
 
 def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], set[int]]:
@@ -231,95 +279,61 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
         raise WrongInputError(f"{out} is a file; name a folder for the labels")
 
 
-def _begun(selection: Selection, out: Path, kind: str) -> Iterator[Sample]:
+def _sweep(
+    before: dict[str, File], account: Account, selection: Selection, there: set[str], images: Images
+) -> list[str]:
+    """Remove what earlier exports of this store wrote and this one does not; what is to be told of it.
+
+    before: files of earlier exports by path; there, images: as of `_is_stale`. What somebody changed since is left, and
+    is no export's any more.
+    """
+    out = account.out
+    stale = [file for file in before.values() if _is_stale(file, account, selection, there, images)]
+    done = [(remove(out, file), file.path) for file in stale]
+    keep_known(out, {path: file for path, file in before.items() if file not in stale} | account.files)
+    removed = sum(what == "removed" for what, _ in done)
+    told = [f"removed: {so_many(removed, 'files')} that an earlier export wrote and this one does not"]
+    changed = [path for what, path in done if what == "changed"]
+    if changed:
+        told.append(
+            f"[yellow]left: {so_many(len(changed), 'files')}[/] of an earlier export that somebody changed since: "
+            f"{escape(changed[0])}" + " and others" * (len(changed) > 1)
+        )
+    return told[not removed :]
+
+
+def _is_stale(file: File, account: Account, selection: Selection, there: set[str], images: Images) -> bool:
+    """Whether an earlier export of this store wrote a file that this one does not, for another reason than an option.
+
+    there: paths of the images that the store has; images: as of `Target`.
+    """
+    if file.store != account.store or file.path in account.files:
+        return False
+    if not file.image:  # a list of all that is exported, say
+        return not (selection.choice.reviewed or selection.choice.classes)
+    if file.image in selection.paths:
+        return not (file.pixels and images == "none")
+    return file.image in selection.refused or file.image not in there
+
+
+def _begun(selection: Selection, account: Account, made: str) -> Iterator[Sample]:
     """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
+    out = account.out
     (out / UNFINISHED).write_text(
         "This export is under way, or was broken off: files are missing.\n", encoding="utf-8"
     )
-    (out / MADE_AS).write_text(f"{kind}\n", encoding="utf-8")
-    yield from selection.samples()
+    (out / MADE_AS).write_text(f"{made}\n", encoding="utf-8")
+    for sample in selection.samples():
+        account.image = sample.name
+        yield sample
+    account.image = ""
 
 
-def _refuse_mixture(out: Path, kind: str) -> None:
-    """Two formats in one folder would each be read with the other's files among its own."""
+def _refuse_mixture(out: Path, made: str) -> None:
+    """Two formats or maps in one folder would each be read with the other's files among its own."""
     try:
         before = (out / MADE_AS).read_text(encoding="utf-8").strip()
     except FileNotFoundError:
         return
-    if before != kind:
-        raise WrongInputError(f"{out} holds an export as {before!r}; export {kind!r} into another folder")
-
-
-# -- back -------------------------------------------------------------------------------------------------
-
-
-def import_masks(root: Path, file: Path, console: Console, *, kind: str, accept: bool) -> None:
-    """Take corrected masks back: where one differs from the label that counts, it takes its place.
-
-    kind: of READERS; accept: whether a mask that differs in nothing counts as an accepted label. Nothing is kept
-    unless every mask fits. Raises ExportError that names the first that does not.
-    """
-    read = reader_of(kind)
-    store = Store.existing(root)
-    items = {_stem(item.row.path): item for item in finished(store, stored_config(store))}
-    classes, reviews = tuple(store.classes()), Reviews(store)
-    found = [(_find(items, name, file), mask) for name, mask in read(file, classes)]
-    checked = [(item, _fitting(item, mask, file)) for item, mask in found]
-    counts: Counter[str] = Counter()
-    for item, mask in track(checked, "importing", console=console, transient=True):
-        counts[_take(reviews, item, mask, f"import {kind}", classes, accept)] += 1
-    words = ", ".join(f"{n} {what}" for what, n in counts.items()) or "it holds no mask"
-    console.print(f"{file}: {words}", highlight=False, markup=False)
-
-
-def _take(
-    reviews: Reviews, item: Labelled, mask: np.ndarray, source: str, classes: tuple[str, ...], accept: bool
-) -> str:
-    sha256 = item.row.sha256
-    before = reviews.history(sha256).last
-    if np.array_equal(mask, item.label(reviews)):
-        if accept:
-            judged = label_digest(mask)
-            reviews.add(
-                sha256, before.model_copy(update={"verdict": "accept", "judged": judged, "source": source})
-            )
-        return "unchanged, accepted" if accept else "unchanged"
-    digest = reviews.keep_mask(sha256, mask)
-    reviews.add(
-        sha256,
-        Review(
-            verdict="accept", judged=digest, note=before.note, mask=digest, classes=classes, source=source
-        ),
-    )
-    return "corrected"
-
-
-def _stem(name: str) -> str:
-    return PurePosixPath(name).with_suffix("").as_posix()
-
-
-def _find(items: dict[str, Labelled], name: str, file: Path) -> Labelled:
-    """The image of a path without ending: the same path, else the only one that ends so."""
-    if name in items:
-        return items[name]
-    last = name.rsplit("/", 1)[-1]  # an uploaded file has lost its folders
-    matching = (
-        [key for key in items if key.endswith("/" + name)]
-        or [key for key in items if key.replace("/", "__") == name]
-        or [key for key in items if key.rsplit("/", 1)[-1] == last]
-    )
-    if len(matching) != 1:
-        raise ExportError(f"{file}: {name!r} is the name of {len(matching)} finished images, expected one")
-    return items[matching[0]]
-
-
-def _fitting(item: Labelled, mask: np.ndarray | None, file: Path) -> np.ndarray:
-    size = (item.row.height, item.row.width)
-    if mask is None:
-        return np.zeros(size, np.uint8)
-    if mask.shape != size:
-        raise ExportError(
-            f"{file}: the mask of {item.row.path} is {mask.shape[1]} × {mask.shape[0]} pixels, "
-            f"the image {size[1]} × {size[0]}"
-        )
-    return mask
+    if before != made:
+        raise WrongInputError(f"{out} holds an export as {before!r}; export {made!r} into another folder")

@@ -23,7 +23,7 @@ from flows.plan import Plan, deferred
 from flows.progress import Bars
 from flows.runners import Alone, Runner
 from flows.underway import Noted
-from storage.damage import damages, forget_mended
+from storage.damage import advice, damages, forget_mended
 from storage.receipts import Receipt
 from storage.store import Store, StoreError
 from tasks.registry import stages, writer
@@ -68,10 +68,9 @@ class Run:
         self.plan = Plan.of(store, config, found.rows, found.value_range, digest, found.classes)
         self.plan.forced |= self.plan.damaged.keys()
         self.job = Job(store, config, self.plan, shown.advance)
+        first = advice(store.name) if dry else advice(store.name, "this run")
         damaged = [
-            f"{damage.words}; this run makes it anew"
-            for damage in damages(store)
-            if damage.block in self.plan.blocks
+            f"{damage.words}; {first}" for damage in damages(store) if damage.block in self.plan.blocks
         ]
         self.catalogue = replace(found, problems=(*found.problems, *damaged, *self.job.misplaced()))
         self.summary = Summary(self.catalogue)

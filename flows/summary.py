@@ -18,7 +18,7 @@ from flows.outcome import LISTED, Summary
 from flows.plan import Plan
 from flows.underway import words_of
 from storage.catalog import load
-from storage.damage import damages
+from storage.damage import advice, damages
 from storage.store import Store
 from tasks.registry import stages
 from viewer.words import of_so_many, so_many
@@ -51,7 +51,7 @@ def called(change: str) -> str:
 def print_problems(problems: Iterable[str], console: Console) -> None:
     """What was passed over or does not fit, a line each."""
     for problem in problems:
-        console.print(f"[yellow]note[/] {escape(problem)}", highlight=False)
+        console.print(f"[yellow]note[/] {escape(problem)}", highlight=False, soft_wrap=True)
 
 
 def _table(summary: Summary) -> Table:
@@ -182,4 +182,5 @@ def _print_images(store: Store, plan: Plan, console: Console) -> None:
             console.print(f"  failed {stage.name} {block}: {failure.error}", highlight=False, markup=False)
     for damage in damages(store):
         if damage.block in plan.blocks:
-            console.print(f"  {damage.words}; the next run makes it anew", highlight=False, markup=False)
+            told = f"  {damage.words}; {advice(store.name)}"
+            console.print(told, highlight=False, markup=False, soft_wrap=True)

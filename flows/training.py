@@ -14,7 +14,7 @@ import numpy as np
 from flows import durations, promotion
 from flows.config import Config
 from flows.networks import device_of, pinned, precision_of, promoted, settle
-from flows.plan import Plan, digest_of
+from flows.plan import Plan, digest_of, section
 from flows.recipes import VERSIONS, recipe_digest, recorded, training_section, what_changed
 from models.checkpoints import cache_folder, digest
 from models.hardware import device_name, has_bfloat16_unit
@@ -50,9 +50,11 @@ class Decision:
 class Records(Sequence[dict[str, np.ndarray]]):
     """A data set as training sees it: one dict an image, read when asked for, cut to true extents."""
 
-    def __init__(self, store: Store, plan: Plan, kind: ModelKind) -> None:
-        """kind: the network that is to learn from it."""
-        self.store, self.plan, self.names = store, plan, READS[kind]
+    def __init__(
+        self, store: Store, plan: Plan, kind: ModelKind, names: tuple[str, ...] | None = None
+    ) -> None:
+        """kind: the network that is to learn from it; names: of the arrays that are read, None those that it learns from."""
+        self.store, self.plan, self.names = store, plan, READS[kind] if names is None else names
         self.places = [(block, n) for block, n, _ in members(plan, kind)]
         self.reviews = Reviews(store)
         self.corrected = corrections(store, kind)
@@ -200,7 +202,7 @@ def train(store: Store, config: Config, plan: Plan, kind: ModelKind, report: Rep
     another data set or config is not taken up.
     """
     run = run_of(store, config, plan, kind)
-    folder = _folder(store) / f"{kind}-{run[:12]}"
+    folder = folder_of(store) / f"{kind}-{run[:12]}"
     candidate = folder / "candidate.safetensors"
     folder.mkdir(parents=True, exist_ok=True)
     from tasks import train_fusion, train_vit
@@ -252,15 +254,23 @@ def _pace(config: Config, kind: ModelKind) -> str:
 def _draw(config: Config, plan: Plan, kind: ModelKind, records: Records, candidate: Path) -> str:
     """Pictures beside a training's logs; what is to be told where they cannot be drawn."""
     try:
+        from viewer.fusion_pictures import affordable, draw_samples
         from viewer.training_pictures import choose, draw_cams, draw_curves
 
         folder = candidate.parent
         draw_curves(folder)
+        rows = [row for _, _, row in members(plan, kind)]
+        chosen = choose([row.sha256 for row in rows], [row.labels for row in rows], plan.classes)
+        how: dict[str, Any] = {"device": device_of(config), "precision": precision_of(config)}
         if kind == "vit":
-            rows = [row for _, _, row in members(plan, kind)]
-            chosen = choose([row.sha256 for row in rows], [row.labels for row in rows], plan.classes)
-            looking = config.cam.model_dump(exclude={"low", "high"}) | {"precision": precision_of(config)}
-            draw_cams(candidate, folder, records, chosen, plan.classes, device=device_of(config), **looking)
+            how |= config.cam.model_dump(exclude={"low", "high"})
+            draw_cams(candidate, folder, records, chosen, plan.classes, **how)
+        else:
+            fuse = writer("p")
+            how |= section(config, fuse.config)
+            chosen = affordable(chosen, [row.width * row.height * len(row.labels) for row in rows])
+            told = Records(records.store, plan, kind, fuse.inputs)
+            draw_samples(candidate, folder, told, chosen, plan.classes, [row.path for row in rows], **how)
     except Exception as error:  # noqa: BLE001 (told; the network is trained all the same)
         return f"; no pictures of it could be drawn: {type(error).__name__}: {error}"
     return ""
@@ -291,7 +301,7 @@ def _offer(
     return f"trained and promoted: {verdict.why}"
 
 
-def _folder(store: Store) -> Path:
+def folder_of(store: Store) -> Path:
     """Where trainings keep their state: in the store, or, of a remote one, in the cache folder of this machine."""
     if store.local:
         return store.root / "training"

@@ -41,16 +41,26 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
     found = list(verify(store))
     if not found:
         _refuse_no_store(store)
-    _remember(store, found)
-    return _report(store, console, found, None)
+    status = _report(store, console, found, None)
+    if found:
+        again = "; so does the next `bluemask run`" if _remember(store, found) else ""
+        console.print(
+            f"`bluemask verify {store.name} --repair` mends it{again}", highlight=False, soft_wrap=True
+        )
+    return status
 
 
-def _remember(store: Store, found: list[Finding]) -> None:
-    """Note which blocks are damaged: `status` tells it, and the next run mends them."""
+def _remember(store: Store, found: list[Finding]) -> bool:
+    """Note which blocks are damaged: `status` tells it, and the next run mends them. Returns whether that is all there is."""
+    noted = []
     for finding in found:
         receipt = store.receipt(finding.stage, finding.block) if finding.kind == "array" else None
         if receipt is not None and finding.key.startswith(f"{receipt.group}/"):
-            note(store.objects, receipt, finding.key.removeprefix(f"{receipt.group}/").split("/")[0])
+            name = finding.key.removeprefix(f"{receipt.group}/").split("/")[0]
+            noted.append(note(store.objects, receipt, name))
+        else:
+            noted.append(False)
+    return all(noted)
 
 
 def _renew_report(store: Store, console: Console) -> None:
@@ -75,7 +85,7 @@ def _report(store: Store, console: Console, found: list[Finding], left: list[Fin
     if left is not None:
         console.print(f"{len(found)} damaged, {len(found) - len(left)} repaired, {len(left)} not")
     elif found:
-        console.print(f"{len(found)} damaged: bluemask verify {store.name} --repair", highlight=False)
+        console.print(f"{len(found)} damaged")
     else:
         console.print(f"[green]sound:[/] every byte of {store.name} is what was written", highlight=False)
     return 1 if shown else 0

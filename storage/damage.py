@@ -19,6 +19,16 @@ if TYPE_CHECKING:
 FOLDER = "damaged"
 
 
+def advice(store: str, run: str = "the next `bluemask run`") -> str:
+    """What to do about noted damage, first things first: a clause that is the same wherever damage is told.
+
+    A run is first, as it mends what is noted by itself; but where one file went bad others may have, which nobody has read.
+    """
+    return (
+        f"{run} makes it anew; then `bluemask verify {store} --repair` makes sure of all that nobody has read"
+    )
+
+
 class Damage(Sealed):
     """Stands at `damaged/<stage>.<block>.json`; it counts as long as the block's receipt is the one it was met by."""
 
@@ -64,24 +74,28 @@ def _wrong(objects: Objects, key: str, sha256: str, size: int | None) -> str | N
     return None if hashlib.sha256(data).hexdigest() == sha256 else "is not what was written"
 
 
-def note(objects: Objects, receipt: Receipt, name: str) -> None:
+def note(objects: Objects, receipt: Receipt, name: str) -> bool:
     """Look which file of an array that could not be read is damaged, and note that; nothing where they are all sound.
 
     What cannot be read, as the share is away or too much is open, is no damage. Who may not write to the store notes nothing.
     receipt: through which it was read; where it is not the present one any more, nothing is noted.
+    Returns whether damage of its block is noted, so that the next run mends it.
     """
     if not isinstance(objects, LocalObjects):
-        return
+        return False
     with suppress(OSError, StoreUnwritableError):  # whoever reads is told all the same
         present = _present(objects, receipt.stage, receipt.block)
-        if present is None or present.group != receipt.group or _known(objects, present):
-            return
+        if present is None or present.group != receipt.group:
+            return False
+        if _known(objects, present):
+            return True
         for file, record in present.files.items():
             if file == "zarr.json" or file.startswith(f"{name}/"):
                 why = _wrong(objects, f"{present.group}/{file}", record.sha256, record.size)
                 if why is not None:
                     objects.put(_key(present.stage, present.block), seal(_found(present, file, why)))
-                    return
+                    return True
+    return False
 
 
 def _found(receipt: Receipt, file: str, why: str) -> Damage:

@@ -13,7 +13,7 @@ import numpy as np
 from zarr.storage import MemoryStore
 
 from storage.arrays import ArraySpec, open_array, read_array, write_kept
-from storage.damage import note
+from storage.damage import advice, note
 from storage.documents import COPIES, Documents, file_digest, lacking
 from storage.index import NAME, Mark, gather, read_index, write_index
 from storage.lock import RELEASED, guard, writer_lock
@@ -200,8 +200,8 @@ class Store:
                 raise StoreError(self._damaged(receipt, name, f"{part} is not what was written"))
 
     def _damaged(self, receipt: Receipt, name: str, why: str) -> str:
-        note(self.objects, receipt, name)
-        remedy = f"`bluemask verify {self.name} --repair` makes it anew"
+        noted = note(self.objects, receipt, name)
+        remedy = advice(self.name) if noted else f"`bluemask verify {self.name} --repair` makes it anew"
         return f"{receipt.group}/{name} is damaged ({why.split(' Stored: ')[0]}); {remedy}"
 
     def commit(

@@ -14,6 +14,7 @@ from PIL import Image
 
 from storage.pixels import read_header
 from tasks.palette import palette
+from tasks.written import wrote
 
 CLASSES = "classes.txt"
 UNKNOWN = 255
@@ -45,7 +46,7 @@ class Target:
     """Where and how to write.
 
     out: the folder; classes: names from index 1; images: see Images; names: of all samples that will come; parts:
-    of the split, in order.
+    of the split, in order; confident: whether the samples' confidence is that of their labels, and may go with them.
     """
 
     out: Path
@@ -53,6 +54,7 @@ class Target:
     images: Images
     names: tuple[str, ...]
     parts: tuple[str, ...]
+    confident: bool = True
 
 
 @dataclass(frozen=True)
@@ -103,12 +105,13 @@ def _refuse_twins(targets: Mapping[str, object]) -> None:
 # -- files ------------------------------------------------------------------------------------------------
 
 
-def _save(image: Image.Image, path: Path, **how: Any) -> None:
-    """Write a picture whole or not at all."""
+def _save(image: Image.Image, path: Path, *, pixels: bool = False, **how: Any) -> None:
+    """Write a picture whole or not at all; pixels: as of `written.File`."""
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_name(path.name + ".partial")
     image.save(partial, **how)
     partial.replace(path)
+    wrote(path, pixels=pixels)
 
 
 def label_png(label: np.ndarray, path: Path) -> None:
@@ -134,8 +137,10 @@ def jpeg(sample: Sample, path: Path) -> None:
     if _upright(sample.file, ("JPEG",)):
         path.parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(sample.file, path)
+        wrote(path, pixels=True)
     else:
-        _save(Image.fromarray(sample.array("image")), path, format="JPEG", quality=95, subsampling=0)
+        image = Image.fromarray(sample.array("image"))
+        _save(image, path, pixels=True, format="JPEG", quality=95, subsampling=0)
 
 
 def place_image(sample: Sample, path: Path, images: Images) -> Path:
@@ -148,7 +153,7 @@ def place_image(sample: Sample, path: Path, images: Images) -> Path:
         return sample.file
     if not _upright(sample.file, ("PNG", "JPEG", "BMP", "TIFF")):
         target = path.with_name(path.name + ".png")
-        _save(Image.fromarray(sample.array("image")), target, format="PNG")
+        _save(Image.fromarray(sample.array("image")), target, pixels=True, format="PNG")
         return target
     target = path.with_name(path.name + sample.file.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -157,6 +162,7 @@ def place_image(sample: Sample, path: Path, images: Images) -> Path:
         target.symlink_to(sample.file.resolve())
     else:
         shutil.copyfile(sample.file, target)
+    wrote(target, pixels=True)
     return target
 
 
@@ -172,8 +178,7 @@ def write_classes(out: Path, names: Sequence[str]) -> None:
     for name in names:
         if len(name.splitlines()) != 1:
             raise ExportError(f"class {name!r} holds a line break; rename its folder or label")
-    out.mkdir(parents=True, exist_ok=True)
-    (out / CLASSES).write_text("".join(f"{name}\n" for name in names), encoding="utf-8")
+    write_lines(out / CLASSES, names)
 
 
 def write_json(path: Path, value: Any, indent: int | None = None) -> None:
@@ -182,12 +187,14 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
     partial = path.with_name(path.name + ".partial")
     partial.write_text(json.dumps(value, ensure_ascii=False, indent=indent), encoding="utf-8")
     partial.replace(path)
+    wrote(path)
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
     """Write lines of text, each ended."""
     path.parent.mkdir(parents=True, exist_ok=True)
     path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    wrote(path)
 
 
 # -- the plain format -------------------------------------------------------------------------------------

@@ -14,6 +14,7 @@ from tasks.export import UNKNOWN, ExportError, Format, Sample, Target, place_ima
 from tasks.export_coco import pieces
 from tasks.palette import UNKNOWN as UNKNOWN_COLOUR
 from tasks.palette import colour, palette, rgb
+from tasks.written import wrote
 
 ARCHIVE = "annotations.zip"
 IGNORE = "ignore"
@@ -38,6 +39,7 @@ def write_cvat(samples: Iterable[Sample], target: Target) -> list[str]:
         archive.writestr("ImageSets/Segmentation/default.txt", "".join(f"{stem}\n" for stem in stems))
         archive.writestr("labelmap.txt", labelmap(target.classes, ignore=ignored > 0))
     partial.replace(target.out / ARCHIVE)
+    wrote(target.out / ARCHIVE)
     said = ["in CVAT: a task of images/ with these labels: " + ", ".join(target.classes)]
     said += [f"and one more label, {IGNORE!r}, for {ignored} images with pixels to be ignored"] * bool(
         ignored

@@ -16,6 +16,7 @@ import numpy as np
 from tasks.export import UNKNOWN, ExportError, Format, Sample, Target, place_image, write_json
 from tasks.palette import UNKNOWN as UNKNOWN_COLOUR
 from tasks.palette import colour
+from tasks.written import wrote
 
 IGNORE = "ignore"
 SIZES = (3, 4, 8, 16)
@@ -124,6 +125,7 @@ def write_label_studio(samples: Iterable[Sample], target: Target) -> list[str]:
         )
     write_json(target.out / "tasks.json", tasks)
     (target.out / "labels.xml").write_text(labelling_setup(target.classes), encoding="utf-8")
+    wrote(target.out / "labels.xml")
     return [
         "in Label Studio: labels.xml as labelling setup, then import tasks.json",
         f"serve the images with LABEL_STUDIO_LOCAL_FILES_DOCUMENT_ROOT={target.out.resolve()}",

@@ -3,33 +3,42 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
 import numpy as np
 
 from tasks.export import Format, Sample, Target, grey_png, label_path, label_png, write_json
+from tasks.written import wrote
 
 FULL = 65535
+UNTOLD = "no confidence: it is that of P, and these labels are not"
 
 
 def write_npz(samples: Iterable[Sample], target: Target) -> list[str]:
-    """An npz an image: label, confidence, and for each class of the image the share of SAM's views that see it."""
+    """An npz an image: label, confidence, and for each class of the image the share of SAM's views that see it.
+
+    Without the confidence where it is that of other labels; so does `write_png16`.
+    """
     paths = label_path(target.out, target.names, ".npz")
     for sample in samples:
         path = paths[sample.name]
         path.parent.mkdir(parents=True, exist_ok=True)
         used = sample.array("slot_class") > 0
         partial = path.with_name(path.name + ".partial")
+        confidence: dict[str, Any] = {"confidence": sample.array("confidence")} if target.confident else {}
         with partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 label=sample.label,
-                confidence=sample.array("confidence"),
+                **confidence,
                 soft=sample.array("mean")[used],
                 entropy=sample.array("entropy")[used],
                 classes=sample.array("slot_class")[used],
             )
         partial.replace(path)
-    return ["soft and entropy: (class, y, x) in the order of `classes`, which holds class indices"]
+        wrote(path)
+    said = ["soft and entropy: (class, y, x) in the order of `classes`, which holds class indices"]
+    return said + [UNTOLD] * (not target.confident)
 
 
 def write_png16(samples: Iterable[Sample], target: Target) -> list[str]:
@@ -40,14 +49,16 @@ def write_png16(samples: Iterable[Sample], target: Target) -> list[str]:
     }
     for sample in samples:
         label_png(sample.label, paths["label"][sample.name])
-        grey_png(_deep(sample.array("confidence")), paths["confidence"][sample.name])
+        if target.confident:
+            grey_png(_deep(sample.array("confidence")), paths["confidence"][sample.name])
         mean = sample.array("mean")
         for slot, k in enumerate(sample.array("slot_class").tolist()):
             if k:
                 grey_png(_deep(mean[slot]), paths[f"soft/{k:03d}"][sample.name])
     folders = {f"soft/{k:03d}": name for k, name in enumerate(target.classes, start=1)}
     write_json(target.out / "folders.json", folders, 1)
-    return ["soft/<index>: share of SAM's views that see the class, only for images whose label names it"]
+    said = ["soft/<index>: share of SAM's views that see the class, only for images whose label names it"]
+    return said + [UNTOLD] * (not target.confident)
 
 
 def _deep(values: np.ndarray) -> np.ndarray:

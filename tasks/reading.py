@@ -55,15 +55,15 @@ class Labelled:
             raise StoreError(f"{self.row.path}: stage {stage!r} has not done it; `bluemask run CONFIG` does")
         return receipt
 
-    def label(self, reviews: Reviews, review: Review | None = None) -> np.ndarray:
+    def label(self, reviews: Reviews, review: Review | None = None, name: str = "p") -> np.ndarray:
         """The label that counts, (y, x) uint8: the mask that somebody drew, else P.
 
-        review: the entry that decides, None the image's last one. Raises StoreError where the mask does not have
+        review: the entry that decides, None the image's last one; name: of the label map that stands where nobody drew one. Raises StoreError where the mask does not have
         the image's extent.
         """
         mask = reviews.mask(self.row.sha256, review)
         if mask is None:
-            return self.array("p")
+            return self.array(name)
         if mask.shape != (self.row.height, self.row.width):
             raise StoreError(
                 f"{self.row.path}: its corrected mask is {mask.shape[1]} × {mask.shape[0]} pixels, "

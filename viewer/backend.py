@@ -23,6 +23,7 @@ from tasks.views import View
 from viewer import panels
 from viewer.index import Index
 from viewer.refresh import Refresher, review_state
+from viewer.trainings import PICTURES
 
 Segment = Callable[[Labelled, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Clicked points (point, 3) of an image to masks (choice, y, x) bool and predicted IoU."""
@@ -140,6 +141,13 @@ class Backend:
             return self.before(opened)
         path = self._truth(opened.row["path"]) if name == "truth" else None
         return None if path is None else read_label_map(path)
+
+    def training(self, folder: str, name: str) -> bytes:
+        """A picture of a training. folder, name: of `viewer.trainings.Training`. Raises Missing where there is none."""
+        path = self.store.root / "training" / folder / f"{name}.png"
+        if name not in PICTURES or not path.is_file():
+            raise Missing(f"{folder} has left no {name}.png")
+        return path.read_bytes()
 
     def before(self, opened: Opened) -> np.ndarray | None:
         """P as it was before the present receipt; None where there was none, or it is no longer kept."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
@@ -14,6 +14,7 @@ from jinja2 import Environment, FileSystemLoader, StrictUndefined, select_autoes
 
 from viewer import style
 from viewer.index import NO_DEFECT, REVIEWS, SORTS, STATES, Index, Page, Query
+from viewer.trainings import PICTURES, Training
 from viewer.words import so_many
 
 SIZE = 60
@@ -207,8 +208,14 @@ def image(
     )
 
 
-def run(title: str, index: Index, pulse: Mapping[str, Any], facts: Mapping[str, str]) -> str:
-    """How the store stands: stage × blocks, times, nights, and what could not be read."""
+def run(
+    title: str,
+    index: Index,
+    pulse: Mapping[str, Any],
+    facts: Mapping[str, str],
+    trainings: Sequence[Training] = (),
+) -> str:
+    """How the store stands: stage × blocks, times, trainings, nights, and what could not be read."""
     blocks = index.blocks()
     stages = list(dict.fromkeys(pulse.get("stages") or [item["stage"] for item in blocks]))
     return render(
@@ -217,7 +224,9 @@ def run(title: str, index: Index, pulse: Mapping[str, Any], facts: Mapping[str, 
         facts=facts,
         pulse=pulse,
         heat=heat_map(blocks, stages),
-        times=times(blocks, stages),
+        times=times(blocks, stages, trainings),
+        trainings=[training for training in trainings if training.pictures],
+        shown=PICTURES,
         failures=[item for item in blocks if item["state"] == "failed"][:50],
         nights=nights(index),
         classes=index.meta("classes") or [],
@@ -249,14 +258,25 @@ def _cell(names: list[str], found: list[dict[str, Any]]) -> dict[str, Any]:
             "seconds": seconds}  # fmt: skip
 
 
-def times(blocks: list[dict[str, Any]], stages: list[str]) -> list[dict[str, Any]]:
-    """A row a stage: seconds that its present arrays took, images, the share of the longest, when last made."""
-    rows = []
+def times(
+    blocks: list[dict[str, Any]], stages: list[str], trainings: Sequence[Training] = ()
+) -> list[dict[str, Any]]:
+    """A row a stage: seconds that its present arrays took, images, the share of the longest, when last made.
+
+    Before it a row for the network that it needs, with what the last training took. A training goes through its images again
+    and again: it has no rate.
+    """
+    rows: list[dict[str, Any]] = []
     for stage in stages:
+        for training in trainings:
+            if training.before == stage and training.made:
+                about = {"seconds": training.seconds, "images": training.images, "made": training.made}
+                rows.append({"stage": training.name, "rate": None, **about})
         own = [item for item in blocks if item["stage"] == stage]
         seconds, images = sum(item["seconds"] for item in own), sum(item["images"] for item in own)
         made = max((item["made"] for item in own), default="")
-        rows.append({"stage": stage, "seconds": seconds, "images": images, "made": made})
+        rate = images / seconds if seconds > 0 else None
+        rows.append({"stage": stage, "rate": rate, "seconds": seconds, "images": images, "made": made})
     longest = max((row["seconds"] for row in rows), default=0) or 1
     return [{**row, "share": row["seconds"] / longest} for row in rows]
 

@@ -254,7 +254,7 @@ def marks_of(item: Labelled, slot: int) -> list[dict[str, Any]]:
 
 
 def values_at(item: Labelled, slot: int, x: int, y: int) -> dict[str, Any]:
-    """What the arrays hold at one pixel of the image."""
+    """What the arrays hold at one pixel of the image; `confidence` is of P's class there, `mark` 255 where nobody marked it."""
     return {
         "x": x,
         "y": y,
@@ -266,4 +266,5 @@ def values_at(item: Labelled, slot: int, x: int, y: int) -> dict[str, Any]:
         "entropy": float(item.pixel("entropy", x, y)[slot]),
         "cam": float(item.pixel("cam", x, y)[slot]),
         "confidence": float(item.pixel("confidence", x, y)),
+        "mark": int(item.pixel("annotation", x, y)),
     }

@@ -19,6 +19,7 @@ from starlette.exceptions import HTTPException as StarletteHTTPException
 from viewer import pages, style
 from viewer.guard import Guard, TooLarge
 from viewer.index import Index
+from viewer.trainings import Training
 
 if TYPE_CHECKING:
     from viewer.backend import Backend
@@ -38,7 +39,7 @@ class Site:
 
     title: the store's name; index: already open; backend: waits for what takes seconds to import, and raises what
     went wrong there; pulse: a number that grows whenever the index changed, and what is going on; facts: of the
-    run page (links, places) that the flows know.
+    run page (links, places) that the flows know; trainings: the last one of each network, none as long as they are not known.
     """
 
     title: str
@@ -46,6 +47,7 @@ class Site:
     backend: Callable[[], Backend]
     pulse: Callable[[], dict[str, Any]]
     facts: dict[str, str] = field(default_factory=dict)
+    trainings: Callable[[], list[Training]] = list
 
 
 class Judged(BaseModel):
@@ -102,7 +104,7 @@ def _pages(app: FastAPI, site: Site) -> None:
 
     @app.get("/run", response_class=HTMLResponse)
     def run() -> HTMLResponse:
-        return HTMLResponse(pages.run(site.title, site.index, site.pulse(), site.facts))
+        return HTMLResponse(pages.run(site.title, site.index, site.pulse(), site.facts, site.trainings()))
 
     @app.get("/palette.css")
     def palette() -> Response:
@@ -121,6 +123,14 @@ def _pictures(app: FastAPI, site: Site) -> None:
         image: Id, name: Annotated[str, InPath(pattern=r"^[a-z0-9-]{1,20}$")], v: Version, slot: Slot = 0
     ) -> Response:
         return Response(site.backend().panel(image, name, slot, v), media_type="image/png", headers=FOREVER)
+
+    @app.get("/training/{folder}/{name}.png")
+    def training(
+        folder: Annotated[str, InPath(pattern=r"^[a-z]{1,10}-[0-9a-f]{12}$")],
+        name: Annotated[str, InPath(pattern=r"^[a-z]{1,20}$")],
+        v: Version,
+    ) -> Response:
+        return Response(site.backend().training(folder, name), media_type="image/png", headers=FOREVER)
 
 
 def _answers(app: FastAPI, site: Site) -> None:

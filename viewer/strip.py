@@ -282,17 +282,22 @@ def _draw_share(axes: Axes, row: StripRow, name: str, ramp: str) -> None:
 
 
 def _draw_labels(axes: Axes, row: StripRow, name: str) -> None:
-    """A label map over the paled image: classes filled and outlined, 255 striped."""
     label = getattr(row, name)
-    if label is None:
-        return
-    picture = 0.55 * row.image.mean(2, keepdims=True).repeat(3, 2) / 255 + 0.15
+    if label is not None:
+        _show(axes, labels_over(row.image, label))
+
+
+def labels_over(image: np.ndarray, label: np.ndarray) -> np.ndarray:
+    """A label map over the paled image: classes filled, 255 striped.
+
+    image: (y, x, channel=3) uint8; label: (y, x) uint8. Returns (y, x, channel=3) float64 in [0, 1].
+    """
+    picture = 0.55 * image.mean(2, keepdims=True).repeat(3, 2) / 255 + 0.15
     for k in np.unique(label[(label > 0) & (label != UNKNOWN)]).tolist():
         picture[label == k] = 0.3 * picture[label == k] + 0.7 * style.rgb(style.colour(k))
     unsure = label == UNKNOWN
     bright = np.where(style.stripes(label.shape), 0.95, 0.6)[..., None]
-    picture = np.where(unsure[..., None], 0.25 * picture + 0.75 * bright, picture)
-    _show(axes, picture)
+    return np.asarray(np.where(unsure[..., None], 0.25 * picture + 0.75 * bright, picture))
 
 
 def _draw_prompts(axes: Axes, row: StripRow) -> None:

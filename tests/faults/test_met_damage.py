@@ -16,7 +16,7 @@ from flows.summary import plan_of, print_status
 from flows.upkeep import _remember, mend, verify_store
 from storage import store as store_module
 from storage.catalog import load
-from storage.damage import FOLDER, damages, forget_mended, note
+from storage.damage import FOLDER, advice, damages, forget_mended, note
 from storage.objects import LocalObjects, StoreUnwritableError
 from storage.store import StoreError
 from storage.verify import Finding, verify
@@ -94,6 +94,35 @@ def test_whatever_stage_made_it(site, stage, name):
     assert site.digests() == digests, "what reads it stays as it was"
     assert done == {stage: 1}
     assert list(verify(site.store)) == []
+
+
+def test_the_same_is_advised_wherever_it_is_told(site):
+    """First the run that mends it by itself, then certainty about the rest."""
+    receipt, root = harm(site, "fuse", "p"), site.store.root
+    with pytest.raises(StoreError) as met:
+        site.store.read(receipt, "p")
+    wanted = advice(site.store.name)
+    assert wanted.index("bluemask run") < wanted.index("--repair")
+    assert str(met.value).endswith(wanted)
+    assert wanted in said(print_status, root)
+    assert wanted in said(lambda path, console: print_plan(path, console, Console(quiet=True)), site.path)
+    with site.store.writing():
+        problems = Run(site.store, site.config, Silent()).catalogue.problems
+    assert any(problem.endswith(advice(site.store.name, "this run")) for problem in problems)
+    told = said(lambda *words: verify_store(*words, repair=False), root)
+    assert f"`bluemask verify {site.store.name} --repair` mends it; so does the next `bluemask run`" in told
+
+
+def test_what_no_run_mends_is_for_a_repair_alone(site, monkeypatch):
+    (site.store.root / "classes.json").write_text("[]")
+    told = said(lambda *words: verify_store(*words, repair=False), site.store.root)
+    assert "--repair` mends it\n" in told
+    receipt = harm(site, "fuse", "p")
+    monkeypatch.setattr(
+        "storage.damage.LocalObjects", type("Elsewhere", (), {})
+    )  # no notes in an object store
+    with pytest.raises(StoreError, match=r"; `bluemask verify \S+ --repair` makes it anew$"):
+        site.store.read(receipt, "p")
 
 
 def test_what_could_not_be_read_though_it_is_sound_is_not_called_damaged(site, monkeypatch):

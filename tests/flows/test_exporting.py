@@ -10,7 +10,8 @@ from PIL import Image
 from rich.console import Console
 
 from flows import training
-from flows.exporting import Choice, export_store, import_masks, part_of, split_of
+from flows.exporting import Choice, export_store, part_of, split_of
+from flows.importing import import_masks
 from flows.outputs import finished, show_images
 from flows.summary import plan_of
 from storage.catalog import load, save

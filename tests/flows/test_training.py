@@ -27,7 +27,7 @@ def test_a_training_leaves_its_logs_and_pictures_and_nothing_else(labelled_once)
         next((labelled_once.store.root / "training").glob(f"{kind}-*")) for kind in ("vit", "fusion")
     )
     assert names(vit) == ["cams.png", "curves.png", "losses.csv"]
-    assert names(fusion) == ["curves.png", "fusion.jsonl"]
+    assert names(fusion) == ["curves.png", "fusion.jsonl", "samples.png"]
 
 
 def again(copy, report=lambda *_: None):

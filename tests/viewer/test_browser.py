@@ -186,6 +186,43 @@ def test_one_zoom_for_all_panels_and_values_under_the_pointer(page):
     assert page.locator("#strip").evaluate("e => e.style.getPropertyValue('--over')") == "0"
 
 
+def test_a_place_that_is_held_tells_class_and_confidence_beside_it(page):
+    open_first(page, "?label=blob&sort=name")
+    image = re.search(r"/image/(\d+)", page.url).group(1)
+    classes = json.loads(page.locator("#data").text_content())["classes"]
+
+    def told():
+        """What stands beside the cross, once it is what the arrays hold there: x and y."""
+        x, y = map(int, re.search(r"(\d+), (\d+)$", page.locator(".tip").inner_text()).groups())
+        value = json.loads(fetched(f"{page.base}/api/value/{image}?x={x}&y={y}"))
+        name = ["background", *classes][value["class"]]
+        assert page.locator(".tip").inner_text() == f"{name}, {round(100 * value['confidence'])} % · {x}, {y}"
+        return x, y
+
+    page.locator('.panel[data-name="p"] .frame').click(position={"x": 60, "y": 70})
+    until(page, "!document.querySelector('.tip')?.hidden && document.querySelector('.tip')?.innerText")
+    page.mouse.move(2, 2)
+    clicked = told()
+    page.locator('.panel[data-name="mean"] .frame').hover()
+    page.wait_for_timeout(500)
+    assert told() == clicked, "what is held does not follow the pointer"
+    page.keyboard.press("Escape")
+    until(page, "document.querySelector('.tip').hidden")
+    page.mouse.move(2, 2)
+    page.keyboard.press("v")
+    until(page, "!document.querySelector('.tip').hidden")
+    held = told()
+    assert page.locator("#under").get_attribute("aria-live") == "polite"
+    page.keyboard.press("Shift+ArrowLeft")
+    page.keyboard.press("ArrowUp")
+    until(page, f"document.querySelector('.tip').innerText.endsWith('{held[0] - 10}, {held[1] - 1}')")
+    told()
+    page.keyboard.press("e")
+    page.wait_for_selector("#editor[open]")
+    page.keyboard.press("ArrowDown")
+    until(page, "/^\\d+, \\d+: .+, .+ %$/.test(document.getElementById('edit-under').innerText)")
+
+
 def test_a_review_is_kept_after_a_reload_and_can_be_taken_back(page):
     open_first(page)
     page.keyboard.press("n")
@@ -215,6 +252,8 @@ def test_correction_by_a_click_that_goes_to_sam(page):
     until(page, "document.querySelector('[data-name=correction] img.over')?.naturalWidth")
     assert page.locator('[data-name="correction"] img.over').evaluate(PIXELS)[2] > 1
     assert page.locator("#verdict").inner_text() == "Accepted"
+    page.locator('.panel[data-name="correction"] .frame').hover()
+    until(page, "/drawn by hand · /.test(document.querySelector('.tip')?.innerText)")
     page.goto(page.base + "/?review=corrected")
     assert page.locator(".card").count() == 1, "at once, not after the next look at the store"
 

@@ -46,6 +46,14 @@ def test_outlines_are_those_of_the_slot_s_class_and_of_the_background(backend, b
     assert [12, 10] in [piece[0] for piece in marks_of(item, 0)[0]["pieces"] if len(piece) == 1]
 
 
+def test_a_pixel_says_whether_it_was_marked(client, both, labelled):
+    label = np.full((both["height"], both["width"]), 255, np.uint8)
+    label[10, 12], label[20, 12] = BLOB, 0
+    mark(labelled.store, both, label)
+    found = [client.get(f"/api/value/{both['id']}?x=12&y={y}").json()["mark"] for y in (10, 20, 30)]
+    assert found == [BLOB, 0, 255]
+
+
 def test_the_legend_tells_a_hand_from_a_prompt_only_where_there_is_one(client, backend, both, labelled):
     before = client.get(f"/image/{both['id']}").text
     assert "prompt on the defect" in before

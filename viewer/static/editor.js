@@ -1,5 +1,6 @@
 // Correction by brush, or by points that go to SAM and come back as a mask.
 import { keys, notice, send } from "./page.js";
+import { asker, verdict } from "./values.js";
 
 const at = (id) => document.getElementById(id);
 const editor = at("editor"), stage = at("stage"), sheet = stage.firstElementChild;
@@ -36,6 +37,8 @@ export async function openEditor(data, note, saved) {
   chooseSize(Math.max(2, Math.round(Math.max(data.width, data.height) / 40)));
   resize();
   paint();
+  state.read = asker(data, () => data.slots[0].slot, (v) => (at("edit-under").textContent = `${v.x}, ${v.y}: ${verdict(data, v)}`));
+  read("polite");
   stage.focus();
   // SAM is loaded and the embedding read while one looks for the place
   send("/api/click/" + data.id, { points: [[state.cursor[0], state.cursor[1], 1]] }).catch(() => {});
@@ -102,6 +105,12 @@ function overlay() {
     context.arc(x + 0.5, y + 0.5, radius, 0, 7);
     context.stroke();
   }
+}
+
+/** Tell what the label was here, and how sure; live: how a screen reader takes it, "polite" where a key moved the cursor. */
+function read(live) {
+  at("edit-under").setAttribute("aria-live", live);
+  state.read(...state.cursor);
 }
 
 function remember() {
@@ -245,6 +254,7 @@ at("proposal").addEventListener("pointerdown", (event) => {
   event.preventDefault();
   stage.focus();
   state.cursor = where(event);
+  read("off");
   if (state.tool === "sam") return ask(...state.cursor, !event.shiftKey && event.button === 0);
   remember();
   drawing = state.cursor;
@@ -259,6 +269,7 @@ at("proposal").addEventListener("pointermove", (event) => {
     stroke(before, state.cursor);
     paint();
   } else overlay();
+  read("off");
 });
 at("proposal").addEventListener("pointerup", () => (drawing = null));
 at("proposal").addEventListener("contextmenu", (event) => event.preventDefault());
@@ -268,6 +279,7 @@ function step(event, x, y) {
   const before = state.cursor;
   state.cursor = [Math.min(state.width - 1, Math.max(0, before[0] + x * far)), Math.min(state.height - 1, Math.max(0, before[1] + y * far))];
   overlay();
+  read("polite");
 }
 
 function act(event) {

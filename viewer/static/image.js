@@ -2,6 +2,7 @@
 import { openEditor } from "./editor.js";
 import { follow, keys, noDialog, notice, send } from "./page.js";
 import { Panels } from "./panels.js";
+import { asker, className, percent, verdict } from "./values.js";
 
 const data = JSON.parse(document.getElementById("data").textContent);
 const at = (id) => document.getElementById(id);
@@ -54,6 +55,7 @@ if (data.ready) {
 // -- panels ---------------------------------------------------------------------------------------
 
 const strip = at("strip");
+const readValues = asker(data, () => slot, showValues);
 const panels = data.ready ? new Panels(strip, data, showZoom, readValues) : null;
 let slot = data.ready ? data.slots[0].slot : 0;
 
@@ -61,35 +63,25 @@ function showZoom(zoom) {
   at("zoom").textContent = zoom === 1 ? "fit" : `${zoom.toFixed(zoom < 10 ? 1 : 0)}×`;
 }
 
-let busy = false, wanted = null;
-
-async function readValues(x, y) {
-  wanted = [x, y];
-  if (busy) return;
-  busy = true;
-  while (wanted) {
-    const [px, py] = wanted;
-    wanted = null;
-    try {
-      const answer = await fetch(`/api/value/${data.id}?x=${px}&y=${py}&slot=${slot}`);
-      if (answer.ok) showValues(await answer.json());
-    } catch { /* the next move asks again */ }
-  }
-  busy = false;
-}
-
-const named = (k) => (k === 0 ? "background" : k === 255 ? "undecided" : data.classes[k - 1] || String(k));
-
 function showValues(v) {
-  const parts = [["x, y", `${v.x}, ${v.y}`], ["P", named(v.class)], ["P1", named(v.p1)], ["P2", named(v.p2)],
-    ["mean", v.mean.toFixed(2)], ["entropy", v.entropy.toFixed(2)], ["CAM", v.cam.toFixed(2)],
-    ["confidence", v.confidence.toFixed(2)]];
-  if (v.correction !== undefined) parts.splice(2, 0, ["by hand", named(v.correction)]);
+  const parts = [["x, y", `${v.x}, ${v.y}`], ["P", className(data, v.class)], ["confidence", percent(v.confidence)],
+    ["P1", className(data, v.p1)], ["P2", className(data, v.p2)], ["mean", v.mean.toFixed(2)],
+    ["entropy", v.entropy.toFixed(2)], ["CAM", v.cam.toFixed(2)]];
+  if (v.mark !== 255) parts.splice(1, 0, ["marked", className(data, v.mark)]);
+  if (v.correction !== undefined) parts.splice(1, 0, ["by hand", className(data, v.correction)]);
   at("under").replaceChildren(...parts.flatMap(([name, value]) => {
     const strong = document.createElement("b");
     strong.textContent = value;
     return [name + " ", strong, "  "];
   }));
+  panels.tell(`${verdict(data, v)} · ${v.x}, ${v.y}`);
+}
+
+/** Hold a place, in the middle at first, or let go of it; arrows then move it. */
+function holdByKey(on) {
+  at("under").setAttribute("aria-live", on ? "polite" : "off");
+  if (on) panels.hold(panels.centre, document.activeElement?.closest(".panel")?.dataset.name);
+  else panels.release();
 }
 
 function chooseSlot(n) {
@@ -97,6 +89,7 @@ function chooseSlot(n) {
   if (!chosen) return;
   slot = chosen.slot;
   panels.show(slot);
+  if (panels.held) readValues(...panels.held);
   for (const button of document.querySelectorAll(".slot"))
     button.setAttribute("aria-pressed", String(Number(button.dataset.slot) === slot));
 }
@@ -144,7 +137,7 @@ if (panels) {
   Object.assign(bound, {
     a: () => judge("accept"), r: () => judge("reject"), c: () => judge("correct"), z: undo, e: edit,
     n: () => at("note").focus(), o: toggleOverlay,
-    l: () => at("large").click(),
+    l: () => at("large").click(), v: () => holdByKey(!panels.held), Escape: () => holdByKey(false),
     "+": () => panels.scale(1.5), "=": () => panels.scale(1.5), "-": () => panels.scale(1 / 1.5), 0: () => panels.fit(),
   });
   for (let n = 1; n < 10; n++) bound[n] = () => chooseSlot(n - 1);
@@ -152,7 +145,9 @@ if (panels) {
 keys(bound, noDialog);
 document.addEventListener("keydown", (event) => {
   const step = moved[event.key];
-  if (!step || !panels || panels.zoom === 1 || !noDialog() || event.target.closest("input, textarea, select")) return;
+  if (!step || !panels || !noDialog() || event.target.closest("input, textarea, select")) return;
+  if (panels.held) panels.step(...step.map((n) => n * (event.shiftKey ? 10 : 1)));
+  else if (panels.zoom > 1) panels.move(...step);
+  else return;
   event.preventDefault();
-  panels.move(...step);
 });

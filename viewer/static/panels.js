@@ -23,6 +23,9 @@ export class Panels {
     this.data = data;
     this.zoomed = zoomed;
     this.pointed = pointed;
+    this.held = null;  // a place, x and y in pixels, that stays when the pointer goes
+    this.tip = Object.assign(document.createElement("span"), { className: "tip", hidden: true });
+    this.tip.setAttribute("aria-hidden", "true");  // the line above the panels says it, too
     this.all = [...strip.querySelectorAll(".panel")].map((element) => this.panel(element));
     strip.style.setProperty("--ratio", Math.min(2, Math.max(0.5, data.width / data.height)));
     this.fit();
@@ -129,6 +132,7 @@ export class Panels {
         }
       }
     }
+    if (this.held) this.cross(this.held);
     this.zoomed(this.zoom);
   }
 
@@ -177,13 +181,17 @@ export class Panels {
       held = [event.clientX, event.clientY, ...this.centre];
       frame.setPointerCapture(event.pointerId);
     });
-    frame.addEventListener("pointerup", () => (held = null));
+    frame.addEventListener("pointerup", (event) => {
+      const still = held && Math.hypot(event.clientX - held[0], event.clientY - held[1]) < 3;
+      held = null;
+      if (still) this.click(panel, this.where(panel, event));
+    });
     frame.addEventListener("pointercancel", () => (held = null));
     frame.addEventListener("pointermove", (event) => {
       if (held && this.zoom > 1) this.drag(panel, event, held);
-      else this.point(this.where(panel, event));
+      else if (!this.held) this.point(this.where(panel, event), panel);
     });
-    frame.addEventListener("pointerleave", () => this.all.forEach((item) => (item.cross.style.display = "none")));
+    frame.addEventListener("pointerleave", () => this.held || this.release());
     frame.addEventListener("dblclick", (event) => this.scale(2, this.where(panel, event)));
     frame.addEventListener("wheel", (event) => {
       if (!event.ctrlKey && this.zoom === 1) return;  // a page that cannot be scrolled past is worse than a key more
@@ -200,17 +208,77 @@ export class Panels {
     this.keepInside();
   }
 
-  /** Mark a place of the image in every panel. */
-  point(place) {
+  // -- a place ---------------------------------------------------------------------------------------
+
+  inside([x, y]) {
+    return x >= 0 && y >= 0 && x < this.data.width && y < this.data.height;
+  }
+
+  /** Mark a place of the image in every panel, and have its values read. */
+  point(place, panel) {
     const pixel = place.map(Math.round);
-    const inside = pixel[0] >= 0 && pixel[1] >= 0 && pixel[0] < this.data.width && pixel[1] < this.data.height;
+    if (panel !== this.active) this.tip.hidden = true;
+    this.active = panel;
+    this.cross(place);
+    if (this.inside(pixel)) this.pointed(...pixel);
+    else this.tip.hidden = true;
+  }
+
+  cross(place) {
+    const inside = this.inside(place.map(Math.round));
     for (const panel of this.all) {
       const { scale, left, top } = this.placed(panel);
       const [x, y] = this.into(panel, place);
       panel.cross.style.display = inside ? "block" : "none";
       panel.cross.style.left = left + (x + 0.5) * scale + "px";
       panel.cross.style.top = top + (y + 0.5) * scale + "px";
+      if (panel === this.active) this.placeTip(panel, left + (x + 0.5) * scale, top + (y + 0.5) * scale);
     }
-    if (inside) this.pointed(...pixel);
+  }
+
+  /** Beside the cross, on the side where there is room. */
+  placeTip(panel, x, y) {
+    if (this.tip.parentElement !== panel.element) panel.element.append(this.tip);
+    const across = x > panel.frame.clientWidth / 2;
+    this.tip.style.left = x + (across ? -12 : 12) + "px";
+    this.tip.style.top = y + "px";
+    this.tip.style.transform = `translate(${across ? "-100%" : "0"}, -50%)`;
+  }
+
+  /** Say something beside the cross. */
+  tell(text) {
+    this.tip.textContent = text;
+    this.tip.hidden = !this.active;
+  }
+
+  /** A click holds a place; one more at the same place lets go of it. */
+  click(panel, place) {
+    const pixel = place.map(Math.round);
+    if (this.held?.every((value, n) => value === pixel[n])) return this.release();
+    if (this.inside(pixel)) this.hold(pixel, panel.name);
+  }
+
+  /** Hold a place, in the panel of that name or in P's. */
+  hold(place, name = "p") {
+    this.held = place.map(Math.round);
+    this.point(this.held, this.all.find((panel) => panel.name === name));
+  }
+
+  /** Let go of a place. */
+  release() {
+    this.held = this.active = null;
+    this.tip.hidden = true;
+    for (const panel of this.all) panel.cross.style.display = "none";
+  }
+
+  /** Move the held place by pixels; where it would leave what is seen, the panels follow. */
+  step(x, y) {
+    const last = [this.data.width - 1, this.data.height - 1];
+    this.held = [x, y].map((by, n) => Math.min(last[n], Math.max(0, this.held[n] + by)));
+    if (this.zoom > 1) {
+      this.centre = [...this.held];
+      this.place();
+    }
+    this.point(this.held, this.active);
   }
 }
