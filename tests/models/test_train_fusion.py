@@ -125,23 +125,24 @@ class KilledError(Exception):
 
 @pytest.fixture(scope="module")
 def undisturbed(tmp_path_factory):
-    """The digest and the log of a training by a recipe that nothing disturbs; each is trained once."""
+    """A training by a recipe that nothing disturbs: its folder, its digest, what it told. Each is done once."""
     known = {}
 
-    def train(recipe, save_every):
+    def train(recipe):
         if recipe not in known:
-            where = tmp_path_factory.mktemp("undisturbed")
+            folder, told = tmp_path_factory.mktemp("undisturbed"), []
             digest = train_fusion(
-                RECORDS, recipe, out=where / "out.safetensors", state=where, save_every=save_every
-            )
-            known[recipe] = digest, (where / "fusion.jsonl").read_text()
+                RECORDS, recipe, out=folder / "out.safetensors", state=folder,
+                report=lambda *each: told.append(each),
+            )  # fmt: skip
+            known[recipe] = folder, digest, told
         return known[recipe]
 
     return train
 
 
 def killed_and_taken_up(folder, recipe, moment, save_every):
-    """The digest and the log of a training that was killed at a moment and goes on."""
+    """The folder and the digest of a training that was killed at a moment and goes on."""
 
     def kill(done, total, loss, unit):
         if (done, unit) == moment:
@@ -150,12 +151,17 @@ def killed_and_taken_up(folder, recipe, moment, save_every):
     where = {"out": folder / "out.safetensors", "state": folder, "save_every": save_every}
     with pytest.raises(KilledError):
         train_fusion(RECORDS, recipe, **where, report=kill)
-    return train_fusion(RECORDS, recipe, **where), (folder / "fusion.jsonl").read_text()
+    return folder, train_fusion(RECORDS, recipe, **where)
+
+
+def log_and_digest(folder, digest, *_):
+    return (folder / "fusion.jsonl").read_text(), digest
 
 
 @pytest.mark.parametrize("moment", [(1, "steps of the look"), (1, STEPS), (3, STEPS), (6, STEPS)])
 def test_a_killed_training_ends_with_the_same_bytes(tmp_path, undisturbed, moment):
-    assert killed_and_taken_up(tmp_path, QUICK, moment, 2) == undisturbed(QUICK, 2)
+    killed = killed_and_taken_up(tmp_path, QUICK, moment, save_every=2)
+    assert log_and_digest(*killed) == log_and_digest(*undisturbed(QUICK))
 
 
 LONG = replace(QUICK, min_steps=30, max_steps=30)
@@ -166,10 +172,9 @@ def steps_told(path):
     return json.loads(load_checkpoint(path)[1][KIND])["steps"]
 
 
-def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monkeypatch):
+def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(undisturbed, monkeypatch):
     monkeypatch.setattr(patience, "LEAST", 3)
-    told, out = [], tmp_path / "out.safetensors"
-    train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *each: told.append(each))
+    folder, _, told = undisturbed(IDLE)
     assert list(dict.fromkeys(unit for *_, unit in told)) == [
         "images read", "steps of the look", "images read again", STEPS,
     ]  # fmt: skip
@@ -177,10 +182,13 @@ def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monk
     seen = [each[:2] for each in told if each[3] == STEPS]
     assert seen[-1] == (60, 60)  # bars finish
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    taken = [int(told.split(" of 30: nothing improved after ")[0]) for told in steps_told(out)]
+    taken = [
+        int(told.split(" of 30: nothing improved after ")[0])
+        for told in steps_told(folder / "out.safetensors")
+    ]
     assert sum(taken) == len(seen)
     assert all(15 <= steps < 30 for steps in taken)
-    logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (folder / "fusion.jsonl").read_text().splitlines()]
     assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
 
 
@@ -194,7 +202,8 @@ def test_a_training_that_improves_takes_all_its_steps(tmp_path, monkeypatch):
 @pytest.mark.parametrize("moment", [12, 30, 43, 60])  # 30 and 60: when a fold has just ended early
 def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, undisturbed, moment):
     monkeypatch.setattr(patience, "LEAST", 3)
-    assert killed_and_taken_up(tmp_path, IDLE, (moment, STEPS), 7) == undisturbed(IDLE, 7)
+    killed = killed_and_taken_up(tmp_path, IDLE, (moment, STEPS), save_every=7)
+    assert log_and_digest(*killed) == log_and_digest(*undisturbed(IDLE))
 
 
 def test_a_state_of_other_data_is_not_taken_up(tmp_path):
