@@ -1,11 +1,22 @@
 """Fixtures shared by all tests."""
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
+from copies import copied, made_once
 
 ROOT = Path(__file__).resolve().parent.parent
+MEMORY = Path("/dev/shm")
+ROOM = 8e9
+"""Bytes free in memory from which on the tests' folders lie there: two processes take two to three GB of it at most."""
+
+
+def pytest_configure():
+    """Every test writes stores and removes them: on a disk a third of the time is waiting for it."""
+    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+        os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
 @pytest.fixture(scope="session")
@@ -18,15 +29,15 @@ def shared_data() -> Path:
 
 @pytest.fixture(scope="session")
 def labelled_once(tmp_path_factory):
-    """A store with every stage done, made once a process; it is never changed."""
+    """A store with every stage done, made once; it is never changed."""
     from labelled_store import Labelled, draw_set, write_config
 
-    root = tmp_path_factory.mktemp("labelled")
-    draw_set(root)
-    write_config(root)
-    made = Labelled(root)
-    made.run()
-    return made
+    def make(root):
+        draw_set(root)
+        write_config(root)
+        Labelled(root).run()
+
+    return Labelled(made_once(tmp_path_factory, "labelled", make))
 
 
 @pytest.fixture
@@ -34,7 +45,7 @@ def labelled(labelled_once, tmp_path):
     """A copy of its own for a test."""
     from labelled_store import Labelled
 
-    shutil.copytree(labelled_once.root, tmp_path / "copy")
+    copied(labelled_once.root, tmp_path / "copy")
     copy = Labelled(tmp_path / "copy")
     copy.moved_from(labelled_once.root)
     return copy

@@ -1,21 +1,18 @@
-"""A finished pinned site, made once in this process; tests take copies of it."""
-
-import shutil
+"""A finished pinned site, made once; tests take copies of it."""
 
 import pytest
+from copies import copied, made_once
 from pinned_site import Site, pinned_site
 
 
 @pytest.fixture(scope="session")
 def whole(tmp_path_factory):
-    site = pinned_site(tmp_path_factory.mktemp("pinned"))
-    site.finish()
-    return site
+    return Site(made_once(tmp_path_factory, "pinned", lambda root: pinned_site(root).finish()))
 
 
 @pytest.fixture
 def site(whole, tmp_path):
-    shutil.copytree(whole.root, tmp_path / "copy")
+    copied(whole.root, tmp_path / "copy")
     found = Site(tmp_path / "copy")
     assert found.finish() == {}, "a copy has nothing to do"
     return found

@@ -9,6 +9,7 @@ import time
 
 import numpy as np
 import pytest
+from copies import copied
 from pinned_site import FULL, Site
 from small_run import ROOT
 
@@ -39,7 +40,7 @@ def kill_after(site, seconds):
 
 @pytest.mark.timeout(7200 if FULL else 300)
 def test_killed_runs_end_like_an_undisturbed_one(whole, tmp_path, tell):
-    shutil.copytree(whole.root, tmp_path / "site", ignore=shutil.ignore_patterns("store"))
+    copied(whole.root, tmp_path / "site", "store")
     site, rng, kills, rounds = Site(tmp_path / "site"), np.random.default_rng(3), 0, 0
     while kills < KILLS:
         status = kill_after(site, float(rng.uniform(2, 25)))

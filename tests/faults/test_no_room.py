@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+from copies import copied
 from pinned_site import draw
 from small_run import ROOT
 
@@ -24,7 +25,7 @@ def full_disk(monkeypatch, free):
 
 
 def test_too_little_room_stops_before_writing(site, monkeypatch):
-    draw(site.images, "dent/large.png", 3, (1100, 1100))
+    draw(site.images, "dent/large.png", 3, (300, 300))
     full_disk(monkeypatch, 1000)
     with pytest.raises(STOPS, match=r"no space left.*needs .* MB, 0\.0 MB are free"):
         site.finish()
@@ -88,7 +89,7 @@ def mountable():
 @pytest.mark.long
 @pytest.mark.skipif(not mountable(), reason="needs user namespaces to mount a small tmpfs")
 def test_a_full_disk_stops_each_stage_and_the_run_resumes(whole, tmp_path, tell):
-    shutil.copytree(whole.root, tmp_path / "copy")
+    copied(whole.root, tmp_path / "copy")
     root = tmp_path / "copy"
     shutil.rmtree(root / "store")
     (root / "store").mkdir()
@@ -135,7 +136,7 @@ def test_a_full_disk_stops_each_stage_and_the_run_resumes(whole, tmp_path, tell)
 def test_a_lost_permission_stops_cleanly_and_resumes(whole, tmp_path, stage, tell):
     from pinned_site import Site
 
-    shutil.copytree(whole.root, tmp_path / "copy")
+    copied(whole.root, tmp_path / "copy")
     site = Site(tmp_path / "copy")
     shutil.rmtree(site.store.root / "receipts" / stage)
     folder = site.store.root / "receipts"

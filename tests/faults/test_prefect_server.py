@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -12,6 +11,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from copies import copied
 from pinned_site import Site
 from small_run import ROOT
 
@@ -22,7 +22,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.long, pytest.mark.timeout(900)]
 
 @pytest.fixture
 def fresh(whole, tmp_path):
-    shutil.copytree(whole.root, tmp_path / "site", ignore=shutil.ignore_patterns("store"))
+    copied(whole.root, tmp_path / "site", "store")
     return Site(tmp_path / "site")
 
 

@@ -1,7 +1,5 @@
 """A small real run, made once: three classes and good surfaces, tiny trainings, every stage."""
 
-import contextlib
-import io
 import os
 import subprocess
 import sys
@@ -10,8 +8,8 @@ from pathlib import Path
 
 import cv2
 import yaml
+from calling import call
 
-import bluemask
 from flows.config import Config, load_config
 from flows.networks import TRAINED
 from flows.plan import deferred
@@ -31,24 +29,6 @@ class Silent:
     def advance(self, name, images): ...
     def reach(self, name, done, total, *_): ...
     def finish(self, name): ...
-
-
-def call(*words: str) -> subprocess.CompletedProcess[str]:
-    """What `bluemask WORDS` prints and returns, without a process of its own."""
-    out, err, before = io.StringIO(), io.StringIO(), (sys.argv, os.environ.get("COLUMNS"))
-    sys.argv, os.environ["COLUMNS"] = ["bluemask", *words], "200"
-    try:
-        with contextlib.redirect_stdout(out), contextlib.redirect_stderr(err):
-            bluemask.main()
-        code = 0
-    except SystemExit as end:
-        code = int(end.code or 0)
-    finally:
-        sys.argv = before[0]
-        os.environ.pop("COLUMNS")
-        if before[1] is not None:
-            os.environ["COLUMNS"] = before[1]
-    return subprocess.CompletedProcess(["bluemask", *words], code, out.getvalue(), err.getvalue())
 
 
 def draw(folder: Path, name: str, seed: int, shape: tuple[int, int] = (64, 72)) -> Path:

@@ -1,11 +1,10 @@
-import hashlib
 import json
 from dataclasses import replace
 
-import cv2
 import numpy as np
 import pytest
 import torch
+from disc_scenes import QUICK, RECORDS, surface
 
 from models import fusion_records, patience
 from models.appearance import Appearance, look
@@ -17,8 +16,6 @@ from models.fusion_records import FusionRecipe, appearances, collect, lessons_of
 from models.telling import STEPS
 from models.train_fusion import Fold, others, schedule, steps_of, train_fusion
 
-QUICK = FusionRecipe(min_steps=4, max_steps=4, batch=4, crop=32, crops=2)
-
 
 def looks(recipe):
     """Steps of the look's networks, which come first."""
@@ -26,42 +23,6 @@ def looks(recipe):
 
 
 pytestmark = pytest.mark.usefixtures("one_thread")
-
-
-def _features(image, cells=12):
-    """Two channels: how dark a cell is, and how dark its neighbours are."""
-    dark = cv2.resize(image, (cells, cells), interpolation=cv2.INTER_AREA).astype(np.float32) / 50
-    return np.stack([dark, cv2.blur(dark, (3, 3))]).astype(np.float16)
-
-
-def surface(seed, side=48):
-    """A dark disc on a bright, noisy ground; a broad CAM upon it; SAM's votes find it, but for the missed."""
-    rng = np.random.default_rng(seed)
-    y, x = np.indices((side, side))
-    cy, cx, radius = rng.integers(14, side - 14), rng.integers(14, side - 14), rng.integers(5, 9)
-    distance = np.hypot(y - cy, x - cx)
-    disc = distance < radius
-    image = np.clip(170 - 90 * disc + rng.normal(0, 8, disc.shape), 0, 255).astype(np.uint8)
-    cam = np.clip(1.4 - distance / radius / 1.4, 0, 1).astype(np.float16)
-    mean = (disc & (distance < radius - 1)).astype(np.float32)
-    p1 = np.where(cam >= 0.7, 1, np.where(cam <= 0.25, 0, 255)).astype(np.uint8)
-    return {
-        "image": np.repeat(image[..., None], 3, 2),
-        "slot_class": np.ones(1, np.uint8),
-        "cam": cam[None],
-        "mean": mean[None],
-        "entropy": np.zeros((1, side, side), np.float32),
-        "p1": p1,
-        "p2": mean.astype(np.uint8),
-        "weight": np.ones((side, side), np.float16),
-        "annotation": np.full((side, side), 255, np.uint8),
-        "reliability": np.zeros(2, np.float32),
-        "feature": _features(image),
-        "sha256": np.frombuffer(hashlib.sha256(bytes([seed])).digest(), np.uint8),
-    }, disc
-
-
-RECORDS = [surface(seed)[0] for seed in range(6)]
 
 
 def log_p(values):
@@ -162,22 +123,45 @@ class KilledError(Exception):
     pass
 
 
-@pytest.mark.parametrize("moment", [(1, "steps of the look"), (1, STEPS), (3, STEPS), (6, STEPS)])
-def test_a_killed_training_ends_with_the_same_bytes(tmp_path, moment):
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    """A training by a recipe that nothing disturbs: its folder, its digest, what it told. Each is done once."""
+    known = {}
+
+    def train(recipe):
+        if recipe not in known:
+            folder, told = tmp_path_factory.mktemp("undisturbed"), []
+            digest = train_fusion(
+                RECORDS, recipe, out=folder / "out.safetensors", state=folder,
+                report=lambda *each: told.append(each),
+            )  # fmt: skip
+            known[recipe] = folder, digest, told
+        return known[recipe]
+
+    return train
+
+
+def killed_and_taken_up(folder, recipe, moment, save_every):
+    """The folder and the digest of a training that was killed at a moment and goes on."""
+
     def kill(done, total, loss, unit):
         if (done, unit) == moment:
             raise KilledError
 
-    digests = []
-    for name in ("whole", "killed"):
-        where = {"out": tmp_path / name / "out.safetensors", "state": tmp_path / name}
-        if name == "killed":
-            with pytest.raises(KilledError):
-                train_fusion(RECORDS, QUICK, **where, save_every=2, report=kill)
-        digests.append(train_fusion(RECORDS, QUICK, **where, save_every=2))
-    assert digests[0] == digests[1]
-    logs = [(tmp_path / name / "fusion.jsonl").read_text() for name in ("whole", "killed")]
-    assert logs[0] == logs[1]
+    where = {"out": folder / "out.safetensors", "state": folder, "save_every": save_every}
+    with pytest.raises(KilledError):
+        train_fusion(RECORDS, recipe, **where, report=kill)
+    return folder, train_fusion(RECORDS, recipe, **where)
+
+
+def log_and_digest(folder, digest, *_):
+    return (folder / "fusion.jsonl").read_text(), digest
+
+
+@pytest.mark.parametrize("moment", [(1, "steps of the look"), (1, STEPS), (3, STEPS), (6, STEPS)])
+def test_a_killed_training_ends_with_the_same_bytes(tmp_path, undisturbed, moment):
+    killed = killed_and_taken_up(tmp_path, QUICK, moment, save_every=2)
+    assert log_and_digest(*killed) == log_and_digest(*undisturbed(QUICK))
 
 
 LONG = replace(QUICK, min_steps=30, max_steps=30)
@@ -188,10 +172,9 @@ def steps_told(path):
     return json.loads(load_checkpoint(path)[1][KIND])["steps"]
 
 
-def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monkeypatch):
+def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(undisturbed, monkeypatch):
     monkeypatch.setattr(patience, "LEAST", 3)
-    told, out = [], tmp_path / "out.safetensors"
-    train_fusion(RECORDS, IDLE, out=out, state=tmp_path, report=lambda *each: told.append(each))
+    folder, _, told = undisturbed(IDLE)
     assert list(dict.fromkeys(unit for *_, unit in told)) == [
         "images read", "steps of the look", "images read again", STEPS,
     ]  # fmt: skip
@@ -199,10 +182,13 @@ def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(tmp_path, monk
     seen = [each[:2] for each in told if each[3] == STEPS]
     assert seen[-1] == (60, 60)  # bars finish
     assert [done for done, _ in seen] == sorted(done for done, _ in seen)
-    taken = [int(told.split(" of 30: nothing improved after ")[0]) for told in steps_told(out)]
+    taken = [
+        int(told.split(" of 30: nothing improved after ")[0])
+        for told in steps_told(folder / "out.safetensors")
+    ]
     assert sum(taken) == len(seen)
     assert all(15 <= steps < 30 for steps in taken)
-    logged = [json.loads(line) for line in (tmp_path / "fusion.jsonl").read_text().splitlines()]
+    logged = [json.loads(line) for line in (folder / "fusion.jsonl").read_text().splitlines()]
     assert [max(e["step"] for e in logged if e["fold"] == n) for n in range(FOLDS)] == taken
 
 
@@ -214,20 +200,10 @@ def test_a_training_that_improves_takes_all_its_steps(tmp_path, monkeypatch):
 
 
 @pytest.mark.parametrize("moment", [12, 30, 43, 60])  # 30 and 60: when a fold has just ended early
-def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, moment):
+def test_a_killed_training_ends_early_at_the_same_steps(tmp_path, monkeypatch, undisturbed, moment):
     monkeypatch.setattr(patience, "LEAST", 3)
-
-    def kill(done, total, loss, unit):
-        if (done, unit) == (moment, STEPS):
-            raise KilledError
-
-    whole = {"out": tmp_path / "a" / "out.safetensors", "state": tmp_path / "a"}
-    where = {"out": tmp_path / "b" / "out.safetensors", "state": tmp_path / "b"}
-    expected = train_fusion(RECORDS, IDLE, **whole, save_every=7)
-    with pytest.raises(KilledError):
-        train_fusion(RECORDS, IDLE, **where, save_every=7, report=kill)
-    assert train_fusion(RECORDS, IDLE, **where, save_every=7) == expected
-    assert (tmp_path / "a" / "fusion.jsonl").read_text() == (tmp_path / "b" / "fusion.jsonl").read_text()
+    killed = killed_and_taken_up(tmp_path, IDLE, (moment, STEPS), save_every=7)
+    assert log_and_digest(*killed) == log_and_digest(*undisturbed(IDLE))
 
 
 def test_a_state_of_other_data_is_not_taken_up(tmp_path):

@@ -121,17 +121,25 @@ def steps_told(path: Path) -> str:
     return json.loads(load_checkpoint(path)[1][METADATA])["steps"]
 
 
-def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(data, tmp_path: Path, monkeypatch):
-    monkeypatch.setattr(patience, "LEAST", 3)
-    seen = []
-    out = tmp_path / "vit.safetensors"
-    train_vit(
-        *data, IDLE, out=out, state=tmp_path, report=lambda *told: told[3] == STEPS and seen.append(told[:2])
-    )
+@pytest.fixture(scope="module")
+def idle(data, tmp_path_factory):
+    """A training whose loss cannot fall: its folder, its digest and what it told."""
+    folder, seen = tmp_path_factory.mktemp("idle"), []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(patience, "LEAST", 3)
+        digest = train_vit(
+            *data, IDLE, out=folder / "vit.safetensors", state=folder,
+            report=lambda *told: told[3] == STEPS and seen.append(told[:2]),
+        )  # fmt: skip
+    return folder, digest, seen
+
+
+def test_a_training_whose_loss_cannot_fall_ends_early_and_says_so(idle):
+    folder, _, seen = idle
     assert 30 <= len(seen) < 60
     assert seen[-1] == (60, 60)  # bars finish
-    assert steps_told(out).startswith(f"{len(seen)} of 60: nothing improved after ")
-    assert len(next(tmp_path.rglob("losses.csv")).read_text().splitlines()) == 1 + len(seen)
+    assert steps_told(folder / "vit.safetensors").startswith(f"{len(seen)} of 60: nothing improved after ")
+    assert len(next(folder.rglob("losses.csv")).read_text().splitlines()) == 1 + len(seen)
 
 
 def test_a_training_that_improves_takes_all_its_steps(data, tmp_path: Path, monkeypatch):
@@ -142,15 +150,15 @@ def test_a_training_that_improves_takes_all_its_steps(data, tmp_path: Path, monk
 
 
 @pytest.mark.parametrize("moment", [28, 60])  # in the middle, and when it has just ended early
-def test_a_killed_training_ends_early_at_the_same_step(data, tmp_path: Path, monkeypatch, moment):
+def test_a_killed_training_ends_early_at_the_same_step(data, idle, tmp_path: Path, monkeypatch, moment):
     monkeypatch.setattr(patience, "LEAST", 3)
     monkeypatch.setattr(module, "SAVE_EVERY", 5)
-    whole = train_vit(*data, IDLE, out=tmp_path / "a.safetensors", state=tmp_path / "a")
-    where = {"out": tmp_path / "b.safetensors", "state": tmp_path / "b"}
+    folder, whole, _ = idle
+    where = {"out": tmp_path / "vit.safetensors", "state": tmp_path}
     with pytest.raises(Killed):
         train_vit(*data, IDLE, **where, report=killer(moment))
     assert train_vit(*data, IDLE, **where) == whole
-    assert steps_told(where["out"]) == steps_told(tmp_path / "a.safetensors") != "60"
+    assert steps_told(where["out"]) == steps_told(folder / "vit.safetensors") != "60"
 
 
 def test_tau_is_the_median_of_the_smoothed_maximum(data):

@@ -2,41 +2,33 @@
 
 import os
 import re
-import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
-from asking import ORIGIN, Client  # noqa: F401
+from asking import backend_of, client_of
+from copies import copied
 from labelled_store import Labelled
-
-from viewer.guard import hosts_of
-from viewer.server import Site, create_app
 
 ROOT = Path(__file__).resolve().parents[2]
 
 
 @pytest.fixture
 def backend(labelled):
-    from flows.browse import open_backend, open_index
-
-    made = open_backend(labelled.store.root, open_index(labelled.store.root), labelled.root / "masks")
-    assert made.refresher.run()
-    return made
+    return backend_of(labelled)
 
 
 @pytest.fixture
 def client(backend):
-    site = Site("a <store>", backend.index, lambda: backend, lambda: {"count": 1, "doing": "", "stages": []})
-    return Client(create_app(site, hosts=hosts_of("127.0.0.1", 8650), token=None))
+    return client_of(backend)
 
 
 @pytest.fixture(scope="module")
 def served(labelled_once, tmp_path_factory):
     """`bluemask browse` as a user starts it, on a store of its own; gives its address and the store."""
     root = tmp_path_factory.mktemp("served") / "copy"
-    shutil.copytree(labelled_once.root, root)
+    copied(labelled_once.root, root)
     Labelled(root).moved_from(labelled_once.root)
     command = [sys.executable, str(ROOT / "bluemask.py"), "browse", str(root / "store"), "--no-show", "--port", "0",
                "--masks", str(root / "masks")]  # fmt: skip
