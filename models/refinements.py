@@ -9,10 +9,9 @@ from collections.abc import Sequence
 
 import numpy as np
 import torch
+from timm.layers.attention import Attention
 from torch import Tensor, nn
 from torch.nn import functional
-
-from models.backbones import Attention
 
 DILATIONS = (1, 2, 4, 8, 12, 24)
 """Pixels between a pixel and its eight neighbours, all of which are asked."""

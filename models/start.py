@@ -13,10 +13,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from timm.layers.pos_embed import resample_abs_pos_embed
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.backbones import VisionTransformer, resample_abs_pos_embed
 from models.checkpoints import load_checkpoint
 
 EMBEDDED = Path(__file__).parent / "weights" / "tiny_vit.safetensors"

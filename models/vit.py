@@ -9,11 +9,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import timm
 import torch
+from timm.models.vision_transformer import VisionTransformer
 from torch import Tensor, nn
 from torch.nn import functional
 
-from models.backbones import VisionTransformer, create_model
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.refinements import attention_of
 from models.start import Start, load_start, patch_positions, tiny_backbone
@@ -276,7 +277,7 @@ def _tiny(start: Start | None) -> VisionTransformer:
 
 
 def _timm(name: str, pretrained: str | None) -> VisionTransformer:
-    model = create_model(name, pretrained=pretrained == "timm", num_classes=0, dynamic_img_size=True)
+    model = timm.create_model(name, pretrained=pretrained == "timm", num_classes=0, dynamic_img_size=True)
     if not isinstance(model, VisionTransformer):
         raise TypeError(f"backbone {name!r} is a {type(model).__name__}; name a VisionTransformer of timm")
     if pretrained not in (None, "timm"):
