@@ -82,13 +82,14 @@ def ceiling(site: Site, console: Console) -> dict[str, Any]:
     """Metrics of the fusion network and its look taught by masks, each image labelled by networks that never saw it.
 
     Their inputs are those of the run `full`, whose arrays the store must hold. The recipe is that of the config, but
-    that nothing is taken from the inputs in training, and that the image may overrule the others without bound.
+    that nothing is taken from the inputs in training, that the image may overrule the others without bound, and that
+    defects weigh no more than they are common: a mask, unlike agreement, shows all of both.
     """
     store = Store.existing(site.store)
     config, parts, truth = stored_config(store), grouped(site.items(), PARTS), site.truths()
     settle(config)
     known = recipes.training_section(config, "fusion")
-    recipe = replace(FusionRecipe(**known), drop_cam=0.0, drop_sam=0.0, drop_all=0.0)
+    recipe = replace(FusionRecipe(**known), drop_cam=0.0, drop_sam=0.0, drop_all=0.0, balance=0.0)
     if (steps := site.ceiling_steps) is not None:
         recipe = replace(recipe, min_steps=steps, max_steps=steps)
     confusion, tally = Confusion(), Tally(len(store.classes()))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Literal
 
@@ -128,7 +129,8 @@ class CamConfig(Section):
     """The class activation maps, and the label map P1 that they make."""
 
     scales: tuple[float, ...] = (0.5, 1.0, 1.5)
-    """Scales of the network's own side at which an image is seen, their patch logits averaged."""
+    """Scales of the network's own side at which an image is seen, their patch logits averaged; `score` is that of the one
+    nearest to 1, at which the network has learned."""
     flip: bool = True
     """Whether the mirrored image is seen too."""
     low: float = Field(default=0.25, ge=0, le=1)
@@ -142,6 +144,13 @@ class CamConfig(Section):
     """Let patches that attend to each other agree on their class."""
     adaptive: bool = False
     """Refine the CAM by the pixels' own colours: like ones come to like values."""
+
+    @field_validator("scales")
+    @classmethod
+    def _scales_above_zero(cls, value: tuple[float, ...]) -> tuple[float, ...]:
+        if not value or not all(0 < scale < math.inf for scale in value):
+            raise ValueError("must hold at least one number above 0")
+        return value
 
 
 class TrainVitConfig(Section):

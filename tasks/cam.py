@@ -120,7 +120,7 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=7,
+    version=8,
     function=cam,
     reads=("image", "size", "label", "slot_class"),
     writes=(
@@ -130,7 +130,7 @@ STAGE = Stage(
         ),
         ArraySpec(
             name="score", dims=("image", "class"), dtype="float32", kind="number",
-            description="probability of each class in the image, by the ViT",
+            description="probability of each class in the image, by the ViT at the scale that it learned at",
         ),
         ArraySpec(
             name="p1", dims=("image", "y", "x"), dtype="uint8", kind="label map", fill=UNKNOWN,

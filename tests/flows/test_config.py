@@ -40,6 +40,8 @@ def test_the_config_is_frozen():
         ({"store": None}, ["store = None"]),
         ({"cam": {"low": 0.9, "high": 0.2}}, ["cam.high = 0.2", "below low = 0.9"]),
         ({"ensemble": {"high": 0.1}}, ["ensemble.high = 0.1", "below low = 0.25"]),
+        ({"cam": {"scales": []}}, ["cam.scales = []", "at least one number above 0"]),
+        ({"cam": {"scales": [1, 0]}}, ["cam.scales = [1, 0]", "at least one number above 0"]),
     ],
 )
 def test_an_error_names_the_key_the_value_and_what_is_allowed(changes, parts):

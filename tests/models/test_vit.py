@@ -208,20 +208,32 @@ def test_one_outlier_alone_makes_no_maximum():
 
 
 @pytest.mark.parametrize("head", ["token", "patch", "auxiliary"])
-def test_the_score_is_the_mean_of_all_three_heads(model, monkeypatch, head):
+def test_the_score_is_the_mean_probability_of_all_three_heads(model, monkeypatch, head):
     image, forward = generate(21, 64).image, type(model).forward
 
     def score():
         return activate(model, image, ALL, scales=(1.0,), flip=False).score
 
-    def raised(self, *given, **how):
+    def certain(self, *given, **how):
         evidence = forward(self, *given, **how)
-        return replace(evidence, **{head: getattr(evidence, head) + 3.0})
+        undecided = {name: torch.zeros_like(evidence.token) for name in ("token", "patch", "auxiliary")}
+        return replace(evidence, **(undecided | {head: torch.full_like(evidence.token, 30.0)}))
 
-    before = score()
-    monkeypatch.setattr(type(model), "forward", raised)
-    after = score()
-    np.testing.assert_allclose(np.log(after / (1 - after)) - np.log(before / (1 - before)), 1.0, rtol=1e-3)
+    monkeypatch.setattr(type(model), "forward", certain)
+    np.testing.assert_allclose(score(), (1 + 0.5 + 0.5) / 3, rtol=1e-6)
+
+
+def test_the_score_is_that_of_the_scale_nearest_to_the_one_it_learned_at(model):
+    image = generate(21, 96, kind="blob", defects=3).image
+
+    def seen(*scales):
+        return activate(model, image, ALL, scales=scales, flip=True)
+
+    every, alone = seen(0.5, 1.0, 1.5), seen(1.0)
+    np.testing.assert_array_equal(every.score, alone.score)
+    assert not np.array_equal(every.cam, alone.cam)
+    np.testing.assert_array_equal(seen(0.25, 0.75).score, seen(0.75).score)
+    assert not np.array_equal(alone.score, seen(0.75).score)
 
 
 def test_a_cam_lies_where_the_start_sees_something(model):
