@@ -46,6 +46,7 @@ class Keeper:
         self._ready = threading.Event()
         self._backend: Backend | None = None
         self._fault: Exception | None = None
+        self._unread = ""
         self._count, self._reading = 0, True
         self.thread = threading.Thread(target=self._work, name="index", daemon=True)
 
@@ -65,12 +66,23 @@ class Keeper:
             stages, run = _stage_names(), _underway(self._backend.store)
         if not doing and self._reading:
             doing = "reading the store"
-        fault = str(self._fault or "")
+        fault = str(self._fault or self._unread)
         return {"count": self._count, "doing": doing, "run": run, "stages": stages, "fault": fault}
 
     def trainings(self) -> list[Training]:
-        """The last training of each network; none as long as the store is not open."""
-        return [] if self._backend is None else _trainings(self._backend.store)
+        """The last training of each network; none as long as the store is not open.
+
+        Nor where what is known of them cannot be read, which `pulse` tells: the page that shows faults must not fail for one.
+        """
+        if self._backend is None:
+            return []
+        try:
+            found = _trainings(self._backend.store)
+        except (RuntimeError, OSError, ValueError, KeyError, TypeError) as error:
+            self._unread = f"of the trainings nothing can be read: {error}"
+            return []
+        self._unread = ""
+        return found
 
     def _work(self) -> None:
         try:

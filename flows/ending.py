@@ -7,7 +7,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 SIGNALS = (signal.SIGTERM, signal.SIGINT)
@@ -38,9 +38,15 @@ def ending_at_once() -> Iterator[None]:
 
 
 def _end(number: int, frame: FrameType | None) -> None:
-    cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
-    print(f"{cursor}\nbluemask: stopped; the same command goes on from here", file=sys.stderr, flush=True)
     try:
+        # nobody may be there to read it: Ctrl-C ends the `tee` behind a pipe, too
+        with suppress(OSError, RuntimeError, ValueError):
+            cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
+            print(
+                f"{cursor}\nbluemask: stopped; the same command goes on from here",
+                file=sys.stderr,
+                flush=True,
+            )
         for action in LAST:
             action()
     finally:

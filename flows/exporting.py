@@ -9,18 +9,18 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import track
 
 from flows.outputs import fresh_labels, made_before, outdated_labels
 from flows.plan import Plan
 from flows.summary import plan_of, stored_config
+from flows.sweeping import sweep
 from storage.reviews import Reviews, label_digest
 from storage.store import Store, StoreError, WrongInputError
 from tasks.export import UNKNOWN, ExportError, Images, Sample, Target, write_classes
 from tasks.formats import format_of
 from tasks.reading import Labelled
-from tasks.written import Account, File, accounted, keep_known, known_files, remove
+from tasks.written import Account, accounted, known_files
 from viewer.words import so_many
 
 PARTS = ("train", "val", "test")
@@ -210,8 +210,7 @@ def export_store(
         write_classes(out, selection.classes)
         begun = _begun(selection, account, choice.made_as(kind))
         said = wanted.write(track(begun, "exporting", total, console=console, transient=True), target)
-    there = {row.path for row in plan.rows if row.status in ("active", "quarantined")}
-    swept = _sweep(before, account, selection, there, target.images)
+    swept = sweep(before, account, selection, plan.rows, target.images)
     (out / UNFINISHED).unlink(missing_ok=True)
     console.print(f"{so_many(total, 'labels')} and classes.txt in {out}", highlight=False)
     if not choice.confident:
@@ -279,43 +278,6 @@ def _refuse_places(out: Path, images: Path, store: Store) -> None:
         raise WrongInputError(f"{out} is a file; name a folder for the labels")
 
 
-def _sweep(
-    before: dict[str, File], account: Account, selection: Selection, there: set[str], images: Images
-) -> list[str]:
-    """Remove what earlier exports of this store wrote and this one does not; what is to be told of it.
-
-    before: files of earlier exports by path; there, images: as of `_is_stale`. What somebody changed since is left, and
-    is no export's any more.
-    """
-    out = account.out
-    stale = [file for file in before.values() if _is_stale(file, account, selection, there, images)]
-    done = [(remove(out, file), file.path) for file in stale]
-    keep_known(out, {path: file for path, file in before.items() if file not in stale} | account.files)
-    removed = sum(what == "removed" for what, _ in done)
-    told = [f"removed: {so_many(removed, 'files')} that an earlier export wrote and this one does not"]
-    changed = [path for what, path in done if what == "changed"]
-    if changed:
-        told.append(
-            f"[yellow]left: {so_many(len(changed), 'files')}[/] of an earlier export that somebody changed since: "
-            f"{escape(changed[0])}" + " and others" * (len(changed) > 1)
-        )
-    return told[not removed :]
-
-
-def _is_stale(file: File, account: Account, selection: Selection, there: set[str], images: Images) -> bool:
-    """Whether an earlier export of this store wrote a file that this one does not, for another reason than an option.
-
-    there: paths of the images that the store has; images: as of `Target`.
-    """
-    if file.store != account.store or file.path in account.files:
-        return False
-    if not file.image:  # a list of all that is exported, say
-        return not (selection.choice.reviewed or selection.choice.classes)
-    if file.image in selection.paths:
-        return not (file.pixels and images == "none")
-    return file.image in selection.refused or file.image not in there
-
-
 def _begun(selection: Selection, account: Account, made: str) -> Iterator[Sample]:
     """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
     out = account.out
@@ -323,10 +285,10 @@ def _begun(selection: Selection, account: Account, made: str) -> Iterator[Sample
         "This export is under way, or was broken off: files are missing.\n", encoding="utf-8"
     )
     (out / MADE_AS).write_text(f"{made}\n", encoding="utf-8")
-    for sample in selection.samples():
-        account.image = sample.name
+    for item, sample in zip(selection.items, selection.samples(), strict=True):
+        account.image, account.sha256 = sample.name, item.row.sha256
         yield sample
-    account.image = ""
+    account.image = account.sha256 = ""
 
 
 def _refuse_mixture(out: Path, made: str) -> None:

@@ -63,9 +63,10 @@ ending.LAST.append(end)
 
 
 def _servers() -> list[int]:
-    """Process ids of the servers that this process started."""
+    """Process ids of the servers that this process started and that are alive: another process may bear a dead one's."""
     found = getattr(SubprocessASGIServer, "_instances", {}).values()
-    return [server.server_process.pid for server in found if server.server_process is not None]
+    started = [server.server_process for server in found if server.server_process is not None]
+    return [process.pid for process in started if process.poll() is None]
 
 
 def _watch(pid: int) -> subprocess.Popen[bytes]:

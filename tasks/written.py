@@ -21,14 +21,15 @@ NAME = ".bluemask-files"
 class File:
     """One file that an export wrote.
 
-    path: relative to the folder; store: whose export it was; image: the one that it belongs to, empty where it is of the set
-    as a whole; pixels: whether it holds the image itself rather than something about it; content: its sha256, or where it
-    links to.
+    path: relative to the folder; store: whose export it was, by its place; image, sha256: path and content of the image that
+    it belongs to, empty where it is of the set as a whole; pixels: whether it holds the image itself rather than something
+    about it; content: its own sha256, or where it links to.
     """
 
     path: str
     store: str
     image: str
+    sha256: str
     pixels: bool
     content: str
 
@@ -38,17 +39,26 @@ class Account:
 
     def __init__(self, out: Path, store: str, log: TextIO) -> None:
         """out: the folder; store: as of `File`; log: `NAME` in it, open to append to."""
-        self.out, self.store, self.image = out, store, ""
-        """image: whose files are being written."""
+        self.out, self.store, self.image, self.sha256 = out, store, "", ""
+        """image, sha256: whose files are being written, as of `File`."""
         self.files: dict[str, File] = {}
         self._log = log
+        self._places: set[tuple[int, int]] | None = None  # once all are written
 
     def take(self, path: Path, *, pixels: bool) -> None:
         """Note a file that was just written."""
         name = path.relative_to(self.out).as_posix()
-        self.files[name] = File(name, self.store, self.image, pixels, content_of(path))
-        self._log.write(json.dumps(asdict(self.files[name]), ensure_ascii=False) + "\n")
+        self.files[name] = File(name, self.store, self.image, self.sha256, pixels, content_of(path))
+        self._log.write(_line(self.files[name]))
         self._log.flush()
+
+    def is_among(self, path: Path) -> bool:
+        """Whether a file is one of those, perhaps by a name that only looks other: some file systems know no case."""
+        if not os.path.lexists(path):
+            return False
+        if self._places is None:
+            self._places = {_place(self.out / name) for name in self.files}
+        return _place(path) in self._places
 
 
 _ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
@@ -58,7 +68,8 @@ _ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
 @contextmanager
 def accounted(out: Path, store: str) -> Iterator[Account]:
     """Have every file that is written meanwhile, in this thread, noted in `out`, which is there."""
-    with (out / NAME).open("a", encoding="utf-8") as log:
+    with (out / NAME).open("a", encoding="ascii") as log:
+        log.write("\n")  # ends a line that a kill cut off
         account = Account(out, store, log)
         before = _ACCOUNT.set(account)
         try:
@@ -83,20 +94,37 @@ def known_files(out: Path) -> dict[str, File]:
     """What exports have written into a folder, by path; a line that a kill cut off says nothing."""
     found = {}
     if (out / NAME).is_file():
-        for line in (out / NAME).read_text(encoding="utf-8").splitlines():
-            try:
-                file = File(**json.loads(line))
-            except (ValueError, TypeError):
-                continue
-            found[file.path] = file
+        for line in (out / NAME).read_text(encoding="ascii", errors="replace").split("\n"):
+            file = _file_of(line)
+            if file is not None:
+                found[file.path] = file
     return found
+
+
+def _line(file: File) -> str:
+    return json.dumps(asdict(file)) + "\n"
+
+
+def _file_of(line: str) -> File | None:
+    """What a line says; None where it says nothing, or was written by somebody else."""
+    try:
+        file = File(**json.loads(line))
+    except (ValueError, TypeError):
+        return None
+    words = (file.path, file.store, file.image, file.sha256, file.content)
+    return file if all(isinstance(word, str) for word in words) else None
+
+
+def _place(path: Path) -> tuple[int, int]:
+    """Device and number of a file, or of a link itself: the same for all of its names."""
+    about = path.lstat()
+    return about.st_dev, about.st_ino
 
 
 def keep_known(out: Path, files: Mapping[str, File]) -> None:
     """Replace what is known of a folder's files, whole or not at all."""
     partial = out / f"{NAME}.partial"
-    lines = (json.dumps(asdict(file), ensure_ascii=False) + "\n" for file in files.values())
-    partial.write_text("".join(lines), encoding="utf-8")
+    partial.write_text("".join(map(_line, files.values())), encoding="ascii")
     partial.replace(out / NAME)
 
 

@@ -21,6 +21,8 @@ SIDE, HEAD, FOOT = 1.5, 0.45, 0.4
 """Inches: the names at the left, the columns' titles, and the sentence below."""
 MOST_PIXELS = 2_000_000
 """Pixels, times the classes of their image, that are fused for a picture: the networks take some 12 s of a core for a million."""
+HUGE = 5 * MOST_PIXELS
+"""From more on, even a single image takes minutes of every training, and there is no picture."""
 COLUMNS = ("image", "CAM", "SAM's mean", "look", "P")
 TOLD = {
     True: "P and look are of the networks that learned from other images, never from this one. Look: dark no, bright defect, "
@@ -33,18 +35,20 @@ TOLD = {
 def affordable(
     chosen: Sequence[tuple[int, int]], pixels: Sequence[int], most: int = MOST_PIXELS
 ) -> list[tuple[int, int]]:
-    """Those of the chosen that have no more than `most` pixels together, in their order, and one in any case.
+    """Those of the chosen that have no more than `most` pixels together, in their order; the smallest alone where none has.
 
     chosen: of `training_pictures.choose`; pixels: of each image, times its classes. A class's first image comes before any
-    other's second.
+    other's second; one that is too large leaves its room to those after it. Empty where the smallest has more than HUGE.
     """
     place = {entry: sum(k == entry[0] for k, _ in chosen[:n]) for n, entry in enumerate(chosen)}
     taken, left = set[tuple[int, int]](), most
     for entry in sorted(chosen, key=lambda entry: place[entry]):
-        left -= pixels[entry[1]]
-        if left < 0 and taken:
-            break
-        taken.add(entry)
+        if pixels[entry[1]] <= left:
+            left -= pixels[entry[1]]
+            taken.add(entry)
+    if not taken and chosen:
+        smallest = min(chosen, key=lambda entry: pixels[entry[1]])
+        taken = {smallest} if pixels[smallest[1]] <= HUGE else set()
     return [entry for entry in chosen if entry in taken]
 
 

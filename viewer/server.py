@@ -104,7 +104,8 @@ def _pages(app: FastAPI, site: Site) -> None:
 
     @app.get("/run", response_class=HTMLResponse)
     def run() -> HTMLResponse:
-        return HTMLResponse(pages.run(site.title, site.index, site.pulse(), site.facts, site.trainings()))
+        trainings = site.trainings()  # first: the pulse tells what cannot be read of them
+        return HTMLResponse(pages.run(site.title, site.index, site.pulse(), site.facts, trainings))
 
     @app.get("/palette.css")
     def palette() -> Response:

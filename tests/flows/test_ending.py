@@ -1,3 +1,4 @@
+import os
 import signal
 import subprocess
 import sys
@@ -38,6 +39,16 @@ def test_an_interrupt_that_was_ignored_from_the_start_stays_so_and_a_termination
     """So begins what a script starts with `&`."""
     assert ended("SIGINT", "SIG_IGN", more=1).returncode == 0
     assert ended("SIGTERM", "SIG_IGN").returncode == 128 + signal.SIGTERM
+
+
+def test_it_ends_though_nobody_reads_its_last_words():
+    """As after Ctrl-C in `bluemask run … 2>&1 | tee log`, which ends `tee`, too."""
+    code = CODE.format(name="SIGTERM", interrupted="default_int_handler", more=10)
+    gone, ours = os.pipe()
+    os.close(gone)
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, stderr=ours, timeout=30, check=False)
+    os.close(ours)
+    assert done.returncode == 128 + signal.SIGTERM
 
 
 def test_afterwards_signals_mean_what_they_meant():

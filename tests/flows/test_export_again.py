@@ -12,7 +12,7 @@ from storage.reviews import Review, Reviews, label_digest
 from storage.store import Store
 from tasks.formats import FORMATS
 from tasks.reading import Labelled
-from tasks.written import NAME
+from tasks.written import NAME, keep_known, known_files
 
 OURS = {NAME, MADE_AS}
 
@@ -83,7 +83,7 @@ def test_what_somebody_changed_since_is_left_and_told(labelled, tmp_path):
     before, _ = moved(labelled)
     (out / before).write_bytes(b"corrected in another tool")
     said = export(labelled, out)
-    assert f"left: 1 file of an earlier export that somebody changed since: {before}" in said
+    assert f"left: 1 file of an earlier export that are no longer as it wrote them: {before}" in said
     assert "removed" not in said
     assert (out / before).read_bytes() == b"corrected in another tool"
 
@@ -130,14 +130,68 @@ def test_a_label_that_is_rejected_afterwards_goes(labelled, tmp_path):
     assert not (out / item.row.path).exists()
 
 
-def test_another_store_s_labels_are_not_ours_to_remove(labelled, tmp_path, monkeypatch):
+def test_another_store_s_labels_are_not_ours_to_remove_though_it_lay_at_the_same_place(labelled, tmp_path):
+    out = tmp_path / "out"
+    export(labelled, out)
+    theirs = {
+        f"other/{path}": replace(
+            file, path=f"other/{path}", image=f"other/{file.image}", sha256=file.sha256[::-1]
+        )
+        for path, file in known_files(out).items()
+        if file.image
+    }
+    for path in theirs:
+        (out / path).parent.mkdir(parents=True, exist_ok=True)
+        (out / path.removeprefix("other/")).rename(out / path)
+    keep_known(out, theirs)
+    said = export(labelled, out)
+    assert "removed" not in said
+    assert f"left: {len(theirs)} files of another store's export: " in said
+    assert theirs.keys() <= files(out).keys()
+
+
+def test_a_store_that_was_moved_still_knows_its_labels(labelled, tmp_path, monkeypatch):
     out = tmp_path / "out"
     export(labelled, out)
     (labelled.root / "store").rename(labelled.root / "another")
     monkeypatch.setattr(type(labelled), "store", property(lambda self: Store(self.root / "another")))
     before, after = moved(labelled)
+    assert "removed: 1 file" in export(labelled, out)
+    assert before not in files(out)
+    assert after in files(out)
+
+
+def test_a_folder_that_only_its_case_tells_apart_is_the_same_where_names_have_none(labelled, tmp_path):
+    """As on exFAT and Windows shares; a link stands for what those make of two names."""
+    out = tmp_path / "out"
+    export(labelled, out)
+    rows = load(labelled.store)
+    save(labelled.store, [replace(row, path=row.path.replace("blob/", "Blob/")) for row in rows])
+    (labelled.root / "images" / "Blob").symlink_to(labelled.root / "images" / "blob")
+    (out / "Blob").symlink_to(out / "blob")
     assert "removed" not in export(labelled, out)
-    assert {before, after} <= files(out).keys()
+    mine = [row.path for row in rows if row.path.startswith("blob/")]
+    assert mine
+    assert all((out / path).is_file() for path in mine)
+    assert not any(path in known_files(out) for path in mine)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        b'{"path": "\xc3',
+        b'{"path": 3, "store": "s", "image": "", "sha256": "", "pixels": false, "content": "x"}',
+        b"[]\n",
+    ],
+)
+def test_a_line_that_says_nothing_stops_no_export(labelled, tmp_path, line):
+    out = tmp_path / "out"
+    export(labelled, out)
+    with (out / NAME).open("ab") as log:
+        log.write(line)
+    before, _ = moved(labelled)
+    assert "removed: 1 file" in export(labelled, out)
+    assert before not in files(out)
 
 
 def test_what_a_broken_off_export_wrote_is_known(labelled, tmp_path, monkeypatch):

@@ -13,7 +13,7 @@ from models.checkpoints import load_checkpoint
 from models.fusion import KIND
 from tasks.registry import writer
 from viewer import fusion_pictures as pictures
-from viewer.fusion_pictures import COLUMNS, TOLD, Fused, affordable, draw_samples, fused, fusion_samples
+from viewer.fusion_pictures import COLUMNS, HUGE, TOLD, Fused, affordable, draw_samples, fused, fusion_samples
 from viewer.training_pictures import choose
 
 
@@ -84,6 +84,12 @@ def test_large_images_are_few_and_every_class_comes_first():
     assert affordable(chosen, pixels, 20) == [(0, 4), (1, 7)]
     assert affordable(chosen, pixels, 5) == [(0, 4)]
     assert affordable([], [], 5) == []
+
+
+def test_a_large_image_leaves_its_room_to_smaller_ones_and_a_huge_one_is_not_drawn():
+    assert affordable([(0, 1), (1, 0), (2, 2)], [1, 36, 1], 10) == [(1, 0), (2, 2)]
+    assert affordable([(0, 1), (1, 0)], [20, 36], 10) == [(1, 0)]
+    assert affordable([(0, 0)], [HUGE + 1]) == []
 
 
 def test_the_picture_is_of_the_checkpoint_and_reads_no_other_image(labelled_once, told, tmp_path):

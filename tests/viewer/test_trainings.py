@@ -7,6 +7,7 @@ import pytest
 from asking import Client
 
 from flows import durations
+from flows.browse import Keeper
 from flows.networks import promoted
 from flows.trained import last_trainings
 from viewer.guard import hosts_of
@@ -54,11 +55,31 @@ def test_its_pictures_are_on_the_page_and_can_be_had(pages):
 
 
 @pytest.mark.parametrize(
-    "address", ["/training/vit-000000000000/curves.png?v=1", "/training/{}/losses.png?v=1", "/training/{}/../x.png?v=1"]
+    "address", ["/training/vit-000000000000/curves.png?v=1", "/training/{}/other.png?v=1", "/training/{}/%2e%2e%2fother.png?v=1"]
 )  # fmt: skip
 def test_nothing_else_of_the_store_is_given_out(pages, labelled, address):
-    folder = next((labelled.store.root / "training").glob("vit-*")).name
-    assert pages.get(address.format(folder)).status_code in (404, 422)
+    folder = next((labelled.store.root / "training").glob("vit-*"))
+    for place in (folder, folder.parent):
+        shutil.copyfile(folder / "curves.png", place / "other.png")
+    assert pages.get(address.format(folder.name)).status_code in (400, 404, 422)
+
+
+def test_a_damaged_list_of_networks_is_told_on_the_page(labelled, backend):
+    keeper = Keeper(labelled.store.root, backend.index, None)
+    keeper._backend = backend
+    site = Site("a store", backend.index, lambda: backend, keeper.pulse, trainings=keeper.trainings)
+    client = Client(create_app(site, hosts=hosts_of("127.0.0.1", 8650), token=None))
+    promoted_json = labelled.store.root / "promoted.json"
+    whole = promoted_json.read_bytes()
+    promoted_json.write_text('{"cut')
+    backend.store.documents._seen.clear()  # as where the page was opened after that
+    answer = client.get("/run")
+    assert answer.status_code == 200
+    assert "of the trainings nothing can be read" in answer.text
+    promoted_json.write_bytes(whole)
+    mended = client.get("/run").text
+    assert "nothing can be read" not in mended
+    assert "samples.png" in mended
 
 
 def test_a_network_that_is_not_in_use_is_said_to_be_none(labelled):
