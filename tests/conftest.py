@@ -9,13 +9,23 @@ from copies import copied, made_once
 
 ROOT = Path(__file__).resolve().parent.parent
 MEMORY = Path("/dev/shm")
-ROOM = 8e9
-"""Bytes free in memory from which on the tests' folders lie there: two processes take two to three GB of it at most."""
+ROOM = 10e9
+"""Bytes from which on the tests' folders lie in memory: two processes fill two to three GB of it at most, and work in some six."""
+
+
+def room() -> float:
+    """Bytes of memory that can be had here, also where a container may use only a part of the machine's."""
+    about = dict(line.split(":") for line in Path("/proc/meminfo").read_text().splitlines())
+    free = [1024 * int(about["MemAvailable"].split()[0]), shutil.disk_usage(MEMORY).free]
+    most, used = (Path("/sys/fs/cgroup") / f"memory.{name}" for name in ("max", "current"))
+    if most.is_file() and most.read_text().strip().isdigit():
+        free.append(int(most.read_text()) - int(used.read_text()))
+    return min(free)
 
 
 def pytest_configure():
     """Every test writes stores and removes them: on a disk a third of the time is waiting for it."""
-    if MEMORY.is_dir() and shutil.disk_usage(MEMORY).free > ROOM:
+    if MEMORY.is_dir() and room() > ROOM:
         os.environ.setdefault("PYTEST_DEBUG_TEMPROOT", str(MEMORY))
 
 
