@@ -28,10 +28,16 @@ def variables() -> dict[tuple[str, ...], str]:
 
 
 def unknown_variable(model: type[BaseModel]) -> str:
-    """A sentence on a variable whose first part is no key, which pydantic would pass over; empty where there is none."""
+    """A sentence on a variable that pydantic would pass over, as its first part or prefix is wrong; empty where there is none."""
     for (head, *_), name in variables().items():
         if head not in model.model_fields:
             return f"environment variable {name}: {head!r} is no key; {_near(head, list(model.model_fields))}"
+    short = PREFIX.removesuffix("_")
+    for name in os.environ:
+        rest = name.upper().removeprefix(short)
+        section, between, _ = rest.partition(BETWEEN)
+        if rest != name.upper() and between and section.lower() in model.model_fields:
+            return f"environment variable {name} is not heeded: two underscores come after {short[:-1]}, {PREFIX}{rest}"
     return ""
 
 
@@ -47,6 +53,11 @@ def unreadable_variable(error: Exception) -> str:
 def sentence(item: Any, file: str, model: type[BaseModel]) -> str:
     """One fault. item: of `ValidationError.errors()`; file: what the values came from that no variable gave."""
     loc, source = item["loc"], _source(item["loc"], file)
+    if (
+        item["type"] == "value_error" and source == file
+    ):  # a rule may compare keys: another one may be the variable's
+        beside = [name for path, name in variables().items() if path[:-1] == loc[:-1]]
+        source = f"{file}, with environment variable {beside[0]}" if beside else file
     key = ".".join(str(part) for part in loc)
     if item["type"] == "extra_forbidden":
         known = list(_model_at(model, loc[:-1]).model_fields)

@@ -9,8 +9,10 @@ from pathlib import Path
 
 import numpy as np
 from rich.console import Console
+from rich.markup import escape
 from rich.progress import track
 
+from flows.nights import contradicted_images
 from flows.outputs import fresh_labels, made_before, outdated_labels
 from flows.plan import Plan
 from flows.summary import plan_of, stored_config
@@ -140,6 +142,10 @@ class Selection:
             else None
         )
 
+    def judged(self, item: Labelled) -> bool:
+        """Whether somebody has given a verdict on the image."""
+        return self.reviews.history(item.row.sha256).last.verdict is not None
+
     def drawn(self, item: Labelled) -> bool:
         """Whether the label that counts was drawn by somebody."""
         return bool(self.reviews.history(item.row.sha256).last.mask)
@@ -226,7 +232,7 @@ def export_store(
             "export into an empty folder if that matters"
         )
     waiting = sum(row.status == "active" for row in plan.rows) - len(items)
-    for line in swept + _doubts(root, selection, config.fuse.cap, old, waiting):
+    for line in swept + _doubts(root, selection, config.fuse.cap, old, waiting) + _suspects(store, selection):
         console.print(line, highlight=False)
 
 
@@ -249,6 +255,18 @@ def _doubts(root: Path, selection: Selection, cap: float, old: set[int], waiting
         missing = "a label" if choice.outdated else "an up-to-date label"
         told.append(f"[yellow]{so_many(waiting, 'images')} without {missing}[/]: bluemask status {root}")
     return told
+
+
+def _suspects(store: Store, selection: Selection) -> list[str]:
+    """What is to be known of images that are exported under a class which the classifier contradicts."""
+    known = contradicted_images(store)
+    paths = [item.row.path for item in selection.items if item.row.id in known and not selection.judged(item)]
+    if not paths:
+        return []
+    more = " and others" * (len(paths) > 1)
+    told = f"[yellow]{so_many(len(paths), 'labels')} that the classifier contradicts[/], perhaps in the wrong class's folder: "
+    told += f"{escape(paths[0])}{more}; a verdict in `bluemask browse {store.name}` settles it"
+    return [told]
 
 
 def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], set[int]]:

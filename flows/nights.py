@@ -6,6 +6,7 @@ import html
 import io
 import sys
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import Any
@@ -21,7 +22,8 @@ from flows.steps import Run
 from storage.arrays import content_digest
 from storage.documents import DamagedError
 from storage.receipts import now
-from storage.store import Store
+from storage.reviews import Reviews
+from storage.store import Store, StoreError
 from tasks.doubt import contradiction_of
 from tasks.registry import stage, writer
 
@@ -51,7 +53,7 @@ class Night:
     entropy_drift: float = 0.0
     """Change of the mean entropy, in bits."""
     contradictions: int = 0
-    """Images whose label the classifier contradicts."""
+    """Images whose label the classifier contradicts, or did before it learned from that label, as long as nobody has judged it."""
     contradicted: list[str] = field(default_factory=list)
     """The flattest of these, in words."""
 
@@ -110,6 +112,7 @@ def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     """Figures of every labelled image, read anew only where the label is; compared with the last night's."""
     old = {(row["id"], row["sha256"]): row for row in _load(store)}
     rows = [row for block in plan.blocks for row in _of_block(store, plan, block, old)]
+    _settle(rows, Reviews(store))
     _save(store, rows)
     last = (store.read_json(LAST) or {}).get("night")
     night = _sum(rows, plan.classes, len(summary.quarantined) + len(summary.failed_images))
@@ -167,8 +170,32 @@ def _of_block(
             "pixels": int(label.size),
             "counts": counts[: len(plan.classes) + 1].tolist(),
             "entropy": float(entropy.mean(dtype=np.float64)) if entropy.size else 0.0,
-            "contradiction": None if found is None else vars(found),
+            "contradiction": _still(old.get((row.id, row.sha256)), arrays["slot_class"][n])
+            if found is None
+            else vars(found) | {"earlier": False},
         }
+
+
+def _still(known: Mapping[str, Any] | None, slot_class: np.ndarray) -> dict[str, Any] | None:
+    """A contradiction of an earlier run that the classifier has taken back, while the label is the same.
+
+    It learns from every label, wrong ones too, and after some trainings knows them by heart: that it agrees then says nothing.
+    known: what the last night said of the image; slot_class: (slot,) uint8, the label's classes, 0 unused.
+    """
+    before = None if known is None else known["contradiction"]
+    if before is None:
+        return None
+    named = slot_class[slot_class > 0].tolist() or [0]
+    return before | {"earlier": True} if before["given"] in named else None
+
+
+def _settle(rows: Iterable[dict[str, Any]], reviews: Reviews) -> None:
+    """Forget contradictions of earlier runs where somebody has judged the image since."""
+    for row in rows:
+        if row["contradiction"] and row["contradiction"].get("earlier"):
+            with suppress(StoreError):  # of a damaged review nothing is known
+                if reviews.history(row["sha256"]).last.verdict is not None:
+                    row["contradiction"] = None
 
 
 def _in_words(rows: list[dict[str, Any]], plan: Plan) -> list[str]:
@@ -178,11 +205,14 @@ def _in_words(rows: list[dict[str, Any]], plan: Plan) -> list[str]:
     def flatness(row: dict[str, Any]) -> tuple[float, str]:
         return row["contradiction"]["given_score"] - row["contradiction"]["said_score"], paths[row["id"]]
 
+    def told(found: Mapping[str, Any]) -> str:
+        label, said = names[found["given"]], f"{names[found['said']]} ({found['said_score']:.2f})"
+        if found.get("earlier"):
+            return f"the label says {label}, the classifier said {said} before it learned from that label; nobody has judged it since"
+        return f"the label says {label} (score {found['given_score']:.2f}), the classifier {said}"
+
     return [
-        f"{paths[row['id']]}: the label says {names[found['given']]} (score {found['given_score']:.2f}), "
-        f"the classifier {names[found['said']]} ({found['said_score']:.2f})"
-        for row in sorted(rows, key=flatness)[:LISTED]
-        for found in [row["contradiction"]]
+        f"{paths[row['id']]}: {told(row['contradiction'])}" for row in sorted(rows, key=flatness)[:LISTED]
     ]
 
 
@@ -208,6 +238,11 @@ def _load(store: Store) -> list[dict[str, Any]]:
     rows = [] if data is None else pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
     # older tables did not name the image, nor what contradicts its label
     return [{"contradiction": None} | row for row in rows if "id" in row]
+
+
+def contradicted_images(store: Store) -> set[int]:
+    """Ids of the images whose label the last night found contradicted, then or earlier."""
+    return {row["id"] for row in _load(store) if row["contradiction"]}
 
 
 def _save(store: Store, rows: list[dict[str, Any]]) -> None:

@@ -10,10 +10,12 @@ from rich.console import Console
 from small_run import Silent
 
 from flows import nights
+from flows.exporting import export_store
 from flows.nights import LAST, close_night
 from flows.steps import Run
 from flows.summary import print_summary
 from storage.catalog import load
+from storage.reviews import Review, Reviews
 from storage.store import Store
 from tasks import doubt
 
@@ -174,6 +176,36 @@ def test_where_the_classifier_agrees_nothing_is_said(site, monkeypatch):
     assert summary.contradictions == 0
     assert "contradicts" not in told(summary)
     assert "contradicts" not in (site.store.root / "report.html").read_text()
+
+
+def test_a_contradiction_stays_told_when_the_classifier_has_learned_the_label_by_heart(
+    contradicted, monkeypatch
+):
+    nightly(contradicted)
+    monkeypatch.setattr(doubt, "UNSEEN", -0.1)
+    monkeypatch.setattr(doubt, "SEEN", 1.1)
+    contradicted.change(cam={"scales": [0.75]})
+    again = nightly(contradicted)
+    assert again.contradictions == 12
+    assert all(
+        "before it learned from that label; nobody has judged it" in words for words in again.contradicted
+    )
+    judged, moved = (words.split(":")[0] for words in again.contradicted[:2])
+    row = next(row for row in load(contradicted.store) if row.path == judged)
+    Reviews(contradicted.store).add(row.sha256, Review(verdict="accept", judged="0" * 64))
+    to = contradicted.images / ("scratch" if moved.startswith("dent") else "dent") / "moved.png"
+    (contradicted.images / moved).rename(to)
+    contradicted.change(cam={"scales": [1.25]})
+    last = nightly(contradicted)
+    assert last.contradictions == 10
+    said = io.StringIO()
+    export_store(contradicted.store.root, contradicted.root / "out", Console(file=said, width=400))
+    assert (
+        "10 labels that the classifier contradicts, perhaps in the wrong class's folder: " in said.getvalue()
+    )
+    assert not {judged, moved, "dent/moved.png", "scratch/moved.png"} & {
+        w.split(":")[0] for w in last.contradicted
+    }
 
 
 def test_figures_of_an_older_night_are_taken_on(contradicted, monkeypatch):

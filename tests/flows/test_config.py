@@ -69,6 +69,20 @@ def test_the_environment_overrides(monkeypatch, tmp_path):
     assert (config.block, config.retrain.policy, config.retrain.share) == (16, "never", 0.3)
 
 
+def test_one_underscore_too_few_is_no_silence(monkeypatch):
+    monkeypatch.setenv("BLUEMASK_CAM__LOW", "0.2")
+    with pytest.raises(ConfigError, match=r"BLUEMASK_CAM__LOW is not heeded: .* BLUEMASK__CAM__LOW"):
+        build_config(LEAST, "c.yaml")
+
+
+def test_a_rule_between_two_keys_names_the_variable_that_gave_one_of_them(monkeypatch):
+    monkeypatch.setenv("BLUEMASK__CAM__LOW", "0.9")
+    with pytest.raises(
+        ConfigError, match=r"c\.yaml, with environment variable BLUEMASK__CAM__LOW: cam\.high = 0\.7"
+    ):
+        build_config(LEAST, "c.yaml")
+
+
 def test_a_wrong_name_in_the_environment_is_no_silence(monkeypatch):
     monkeypatch.setenv("BLUEMASK__BLOK", "16")
     with pytest.raises(ConfigError, match="did you mean 'block'"):

@@ -1,6 +1,7 @@
 """What a person does, in a real browser: Debian's chromium, headless, against `bluemask browse` itself."""
 
 import json
+import math
 import re
 import shutil
 import sqlite3
@@ -196,7 +197,9 @@ def test_a_place_that_is_held_tells_class_and_confidence_beside_it(page):
         x, y = map(int, re.search(r"(\d+), (\d+)$", page.locator(".tip").inner_text()).groups())
         value = json.loads(fetched(f"{page.base}/api/value/{image}?x={x}&y={y}"))
         name = ["background", *classes][value["class"]]
-        assert page.locator(".tip").inner_text() == f"{name}, {round(100 * value['confidence'])} % · {x}, {y}"
+        sure = 100 * value["confidence"]
+        words = "> 99" if 99.5 < sure < 100 else "< 1" if 0 < sure < 0.5 else str(math.floor(sure + 0.5))
+        assert page.locator(".tip").inner_text() == f"{name}, {words} % · {x}, {y}"
         return x, y
 
     page.locator('.panel[data-name="p"] .frame').click(position={"x": 60, "y": 70})
@@ -221,6 +224,26 @@ def test_a_place_that_is_held_tells_class_and_confidence_beside_it(page):
     page.wait_for_selector("#editor[open]")
     page.keyboard.press("ArrowDown")
     until(page, "/^\\d+, \\d+: .+, .+ %$/.test(document.getElementById('edit-under').innerText)")
+
+
+def test_what_is_told_at_the_pointer_lies_in_the_window_and_moves_nothing(page):
+    open_first(page, "?label=blob&sort=name")
+    frame = page.locator('.panel[data-name="image"] .frame')
+    before = frame.bounding_box()
+    places = [(0.02, 0.3), (0.5, 0.5), (0.55, 0.5), (0.98, 0.7)]
+    for across, down in places:
+        page.mouse.move(before["x"] + across * before["width"], before["y"] + down * before["height"])
+        until(page, "!document.querySelector('.tip')?.hidden && document.querySelector('.tip')?.innerText")
+        page.wait_for_timeout(300)
+        tip = page.locator(".tip").bounding_box()
+        assert tip["x"] >= 0
+        assert tip["x"] + tip["width"] <= 1280
+        assert frame.bounding_box() == before, "the picture stays under the pointer"
+    said = page.locator(".tip").inner_text()
+    page.keyboard.press("v")
+    page.mouse.move(2, 2)
+    page.wait_for_timeout(300)
+    assert page.locator(".tip").inner_text() == said, "v holds the place that is pointed at"
 
 
 def test_a_review_is_kept_after_a_reload_and_can_be_taken_back(page):

@@ -39,6 +39,6 @@ def test_no_page_and_no_report_tells_of_one_in_the_plural(client, labelled, tmp_
 def test_the_run_page_counts_its_blocks(count, words):
     heat = {"rows": [], "blocks": count, "step": 1}
     nothing = {"rows": [], "after": False}
-    text = render("run.html", title="s", facts={}, pulse={}, heat=heat, times=[], failures=[], nights=[], classes=[],
+    text = render("run.html", title="s", facts={}, pulse={}, heat=heat, times=[], trainings=[], failures=[], nights=[], classes=[],
                   quarantined=nothing, quarantine_count=0)  # fmt: skip
     assert f"<small>{words}" in text

@@ -77,10 +77,10 @@ function showValues(v) {
   panels.tell(`${verdict(data, v)} · ${v.x}, ${v.y}`);
 }
 
-/** Hold a place, in the middle at first, or let go of it; arrows then move it. */
+/** Hold the place under the pointer, or the middle, or let go of it; arrows then move it. */
 function holdByKey(on) {
   at("under").setAttribute("aria-live", on ? "polite" : "off");
-  if (on) panels.hold(panels.centre, document.activeElement?.closest(".panel")?.dataset.name);
+  if (on) panels.holdHere(document.activeElement?.closest(".panel")?.dataset.name);
   else panels.release();
 }
 

@@ -219,6 +219,7 @@ export class Panels {
     const pixel = place.map(Math.round);
     if (panel !== this.active) this.tip.hidden = true;
     this.active = panel;
+    this.last = pixel;
     this.cross(place);
     if (this.inside(pixel)) this.pointed(...pixel);
     else this.tip.hidden = true;
@@ -243,12 +244,22 @@ export class Panels {
     this.tip.style.left = x + (across ? -12 : 12) + "px";
     this.tip.style.top = y + "px";
     this.tip.style.transform = `translate(${across ? "-100%" : "0"}, -50%)`;
+    this.keepTipInside();
+  }
+
+  /** A panel may be narrower than what is said beside its cross: the window's edges are the bounds. */
+  keepTipInside() {
+    this.tip.style.marginLeft = "0";
+    if (this.tip.hidden) return;
+    const { left, right } = this.tip.getBoundingClientRect(), last = document.documentElement.clientWidth - 4;
+    this.tip.style.marginLeft = Math.max(4 - left, Math.min(0, last - right)) + "px";
   }
 
   /** Say something beside the cross. */
   tell(text) {
     this.tip.textContent = text;
     this.tip.hidden = !this.active;
+    this.keepTipInside();
   }
 
   /** A click holds a place; one more at the same place lets go of it. */
@@ -262,6 +273,12 @@ export class Panels {
   hold(place, name = "p") {
     this.held = place.map(Math.round);
     this.point(this.held, this.all.find((panel) => panel.name === name));
+  }
+
+  /** Hold the place under the pointer; where it is at none, the middle, in the panel of that name or in P's. */
+  holdHere(name) {
+    if (this.active && this.inside(this.last)) this.hold(this.last, this.active.name);
+    else this.hold(this.centre, name);
   }
 
   /** Let go of a place. */
