@@ -207,13 +207,13 @@ def export(
     """
     from rich.console import Console
 
-    from flows.exporting import Choice, export_store, split_of
+    from flows import exporting, selection
 
     if images not in (None, "copy", "link", "none"):
         raise typer.BadParameter(f"{images!r}: expected copy, link or none", param_hint="--images")
     names = tuple(name.strip() for name in classes.split(",") if name.strip())
-    choice = Choice(reviewed, confidence, names, split_of(split), outdated, which)
-    export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
+    choice = selection.Choice(reviewed, confidence, names, selection.split_of(split), outdated, which)
+    exporting.export_store(store, out, Console(stderr=True), kind=kind, images=images, choice=choice)  # type: ignore[arg-type]
 
 
 @app.command("import", epilog="Example: bluemask import photos.store annotations.zip --format cvat")
@@ -271,7 +271,7 @@ def report(
     store: StorePath,
     out: Annotated[Path | None, typer.Option(help="HTML file; report.html in the store by default.")] = None,
 ) -> None:
-    """Write one HTML file to mail: worst and best images, distributions, tables by class, drift."""
+    """Write one HTML file to mail: most and least doubtful images, distributions, tables by class, drift."""
     from flows.report import write_report
 
     typer.echo(f"wrote {write_report(store, out)}")

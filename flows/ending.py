@@ -43,7 +43,7 @@ def _end(number: int, frame: FrameType | None) -> None:
         with suppress(OSError, RuntimeError, ValueError):
             cursor = SHOW_CURSOR if sys.stderr.isatty() else ""
             print(
-                f"{cursor}\nbluemask: stopped; the same command goes on from here",
+                f"{cursor}\nbluemask: stopped; the same command goes on from what was finished",
                 file=sys.stderr,
                 flush=True,
             )

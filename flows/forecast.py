@@ -14,7 +14,7 @@ from flows import training
 from flows.config import Config, load_config
 from flows.estimate import TRIED, estimate
 from flows.progress import bars
-from flows.steps import Run
+from flows.steps import Run, is_noted
 from flows.summary import called, print_problems
 from models.sam_shapes import embedding_shape, input_side
 from storage.store import Store
@@ -57,6 +57,13 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         console.print(f"[dim]{_keeping(settings, run)}[/]")
     else:
         console.print("[green]nothing to do:[/] every stage is fresh")
+        if not is_noted(store, settings):
+            console.print(
+                f"[yellow]but the store's last run was of another config[/], perhaps stopped early, and `status`, `browse` and "
+                f"`export` go by that: `bluemask run {escape(str(config))}` makes this one the store's again",
+                highlight=False,
+                soft_wrap=True,
+            )
 
 
 def _print_changes(run: Run, console: Console) -> None:

@@ -3,32 +3,26 @@
 from __future__ import annotations
 
 import html
-import io
 import sys
 from collections.abc import Iterable, Mapping
-from contextlib import suppress
 from dataclasses import dataclass, field
 from shlex import quote
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
-import pyarrow.parquet as pq
 
+from flows import figures
 from flows.config import AlertConfig
-from flows.outcome import LISTED, Summary
+from flows.outcome import Summary
 from flows.plan import Plan, digest_of
 from flows.steps import Run
 from storage.arrays import content_digest
-from storage.documents import DamagedError
 from storage.receipts import now
 from storage.reviews import Reviews
-from storage.store import Store, StoreError
+from storage.store import Store
 from tasks.doubt import contradiction_of
 from tasks.registry import stage, writer
 
-FIGURES = "nights/figures.parquet"
-"""One row per labelled image: what its present label says, so that a night reads only labels that are new."""
 LAST = "nights/last.json"
 """The figures of the last night that was closed."""
 
@@ -110,14 +104,14 @@ def _in_a_flow() -> bool:
 
 def take_stock(store: Store, plan: Plan, summary: Summary) -> Night:
     """Figures of every labelled image, read anew only where the label is; compared with the last night's."""
-    old = {(row["id"], row["sha256"]): row for row in _load(store)}
+    old = {(row["id"], row["sha256"]): row for row in figures.load(store)}
     rows = [row for block in plan.blocks for row in _of_block(store, plan, block, old)]
-    _settle(rows, Reviews(store))
-    _save(store, rows)
+    figures.settle(rows, Reviews(store))
+    figures.save(store, rows)
     last = (store.read_json(LAST) or {}).get("night")
     night = _sum(rows, plan.classes, len(summary.quarantined) + len(summary.failed_images))
     contradicted = [row for row in rows if row["contradiction"]]
-    night.contradictions, night.contradicted = len(contradicted), _in_words(contradicted, plan)
+    night.contradictions, night.contradicted = len(contradicted), figures.in_words(contradicted, plan)
     both = [(old[key], row) for row in rows if (key := (row["id"], row["sha256"])) in old]
     night.compared, night.changed = len(both), sum(a["label"] != b["label"] for a, b in both)
     if last is not None:
@@ -170,50 +164,10 @@ def _of_block(
             "pixels": int(label.size),
             "counts": counts[: len(plan.classes) + 1].tolist(),
             "entropy": float(entropy.mean(dtype=np.float64)) if entropy.size else 0.0,
-            "contradiction": _still(old.get((row.id, row.sha256)), arrays["slot_class"][n])
+            "contradiction": figures.still(old.get((row.id, row.sha256)), arrays["slot_class"][n])
             if found is None
             else vars(found) | {"earlier": False},
         }
-
-
-def _still(known: Mapping[str, Any] | None, slot_class: np.ndarray) -> dict[str, Any] | None:
-    """A contradiction of an earlier run that the classifier has taken back, while the label is the same.
-
-    It learns from every label, wrong ones too, and after some trainings knows them by heart: that it agrees then says nothing.
-    known: what the last night said of the image; slot_class: (slot,) uint8, the label's classes, 0 unused.
-    """
-    before = None if known is None else known["contradiction"]
-    if before is None:
-        return None
-    named = slot_class[slot_class > 0].tolist() or [0]
-    return before | {"earlier": True} if before["given"] in named else None
-
-
-def _settle(rows: Iterable[dict[str, Any]], reviews: Reviews) -> None:
-    """Forget contradictions of earlier runs where somebody has judged the image since."""
-    for row in rows:
-        if row["contradiction"] and row["contradiction"].get("earlier"):
-            with suppress(StoreError):  # of a damaged review nothing is known
-                if reviews.history(row["sha256"]).last.verdict is not None:
-                    row["contradiction"] = None
-
-
-def _in_words(rows: list[dict[str, Any]], plan: Plan) -> list[str]:
-    """What the label says and what the classifier says, of the flattest contradictions; never more than LISTED."""
-    names, paths = ["no defect", *plan.classes], {row.id: row.path for row in plan.rows}
-
-    def flatness(row: dict[str, Any]) -> tuple[float, str]:
-        return row["contradiction"]["given_score"] - row["contradiction"]["said_score"], paths[row["id"]]
-
-    def told(found: Mapping[str, Any]) -> str:
-        label, said = names[found["given"]], f"{names[found['said']]} ({found['said_score']:.2f})"
-        if found.get("earlier"):
-            return f"the label says {label}, the classifier said {said} before it learned from that label; nobody has judged it since"
-        return f"the label says {label} (score {found['given_score']:.2f}), the classifier {said}"
-
-    return [
-        f"{paths[row['id']]}: {told(row['contradiction'])}" for row in sorted(rows, key=flatness)[:LISTED]
-    ]
 
 
 def _read(store: Store, plan: Plan, name: str, block: str) -> np.ndarray:
@@ -228,27 +182,6 @@ def _sum(rows: list[dict[str, Any]], classes: list[str], quarantined: int) -> Ni
     }
     entropy = sum(row["entropy"] for row in rows) / max(1, len(rows))
     return Night(len(rows), quarantined, shares, entropy)
-
-
-def _load(store: Store) -> list[dict[str, Any]]:
-    try:
-        data = store.documents.read(FIGURES)
-    except DamagedError:
-        return []  # they are made anew from the labels
-    rows = [] if data is None else pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
-    # older tables did not name the image, nor what contradicts its label
-    return [{"contradiction": None} | row for row in rows if "id" in row]
-
-
-def contradicted_images(store: Store) -> set[int]:
-    """Ids of the images whose label the last night found contradicted, then or earlier."""
-    return {row["id"] for row in _load(store) if row["contradiction"]}
-
-
-def _save(store: Store, rows: list[dict[str, Any]]) -> None:
-    sink = io.BytesIO()
-    pq.write_table(pa.Table.from_pylist(rows), sink, compression="zstd")
-    store.documents.write(FIGURES, sink.getvalue())
 
 
 # -- alerts -----------------------------------------------------------------------------------------------

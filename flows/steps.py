@@ -300,7 +300,15 @@ class Run:
                     self.plan.update(self.store.drop(receipt, name))
 
 
+def is_noted(store: Store, config: Config) -> bool:
+    """Whether a config is the one of the store's last run: all that is done without naming one goes by that."""
+    return store.objects.get("config.yaml") == _as_noted(config)
+
+
 def _note_config(store: Store, config: Config) -> None:
-    data = yaml.safe_dump(config.model_dump(mode="json")).encode()
-    if store.objects.get("config.yaml") != data:
-        store.documents.write("config.yaml", data)
+    if not is_noted(store, config):
+        store.documents.write("config.yaml", _as_noted(config))
+
+
+def _as_noted(config: Config) -> bytes:
+    return yaml.safe_dump(config.model_dump(mode="json")).encode()

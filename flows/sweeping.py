@@ -13,7 +13,7 @@ from tasks.written import Account, File, keep_known, remove
 from viewer.words import so_many
 
 if TYPE_CHECKING:
-    from flows.exporting import Selection
+    from flows.selection import Selection
 
 
 def sweep(

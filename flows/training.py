@@ -26,6 +26,7 @@ from tasks.ingest import unusable
 from tasks.registry import stages, writer
 from tasks.stage import ModelKind
 from tasks.train_fusion import READS as READS_OF_FUSION
+from viewer.trainings import TRAININGS
 
 if TYPE_CHECKING:
     from models.fusion import Precision
@@ -304,8 +305,8 @@ def _offer(
 def folder_of(store: Store) -> Path:
     """Where trainings keep their state: in the store, or, of a remote one, in the cache folder of this machine."""
     if store.local:
-        return store.root / "training"
-    return cache_folder() / "training" / digest_of(store.name)
+        return store.root / TRAININGS
+    return cache_folder() / TRAININGS / digest_of(store.name)
 
 
 def _keep_logs(store: Store, folder: Path) -> None:

@@ -133,7 +133,7 @@ def words_of(store: Store, plan: Plan | None = None) -> str:
     if holder.alive is False:
         return (
             f"no run is under way; {who}, which held the store since {since}, was stopped or killed{last} "
-            "(a stale lock: the next run takes over and goes on)"
+            "(nothing is lost: the next run takes over and goes on)"
         )
     if holder.namesake:
         return (

@@ -19,6 +19,7 @@ from storage.prune import Pruning, prune
 from storage.store import Store, StoreError
 from storage.verify import Finding, verify
 from tasks.registry import stages, writer
+from viewer.words import so_many
 
 LISTED = 30
 """Most findings that are written out; the rest is counted."""
@@ -35,6 +36,7 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
             store.objects.sweep()
             found, left = mend(store)
             status = _report(store, console, found, left)
+            _tell_of_history(console, found)
             if len(left) < len(found):
                 _renew_report(store, console)
             return status
@@ -48,6 +50,18 @@ def verify_store(root: Path, console: Console, *, repair: bool) -> int:
             f"`bluemask verify {store.name} --repair` mends it{again}", highlight=False, soft_wrap=True
         )
     return status
+
+
+def _tell_of_history(console: Console, found: list[Finding]) -> None:
+    """What a repair cannot bring back: the labels that the present ones were compared with."""
+    lost = {finding.block for finding in found if finding.kind == "history"}
+    if lost:
+        console.print(
+            f"{so_many(len(lost), 'blocks')} without the arrays before the present ones: whether labels changed there last night "
+            "is not known any more, and `browse` shows none of them as changed",
+            highlight=False,
+            soft_wrap=True,
+        )
 
 
 def _remember(store: Store, found: list[Finding]) -> bool:

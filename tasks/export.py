@@ -31,14 +31,17 @@ class Sample:
     """One image with the label that counts.
 
     name: its path relative to the image folder; file: where it lies; label: (y, x) uint8 label map; part: of the
-    split, such as `train`; array: gives any of its arrays by name, in its true extent.
+    split, such as `train`; arrays: those that the format asks for, by name, in the image's true extent; image: its pixels
+    as uint8 (y, x, channel), where the file itself cannot stand beside the label. All is read by then: what is damaged in
+    the store costs its image alone.
     """
 
     name: str
     file: Path
     label: np.ndarray
     part: str
-    array: Callable[[str], np.ndarray]
+    arrays: Mapping[str, np.ndarray]
+    image: np.ndarray | None = None
 
 
 @dataclass(frozen=True)
@@ -62,13 +65,25 @@ class Format:
     """One way to write labels.
 
     name: as `--format` has it; summary: a line for people; write: takes the samples, one at a time, and returns
-    sentences to tell the user; images: what it does about images where the user does not say.
+    sentences to tell the user; images: what it does about images where the user does not say; arrays: what it reads of a
+    store beside the label; pictures: kinds of image files that it takes as they are.
     """
 
     name: str
     summary: str
     write: Callable[[Iterable[Sample], Target], list[str]]
     images: Images = "copy"
+    arrays: tuple[str, ...] = ()
+    pictures: tuple[str, ...] = ("PNG", "JPEG", "BMP", "TIFF")
+
+    def takes(self, file: Path) -> bool:
+        """Whether an image's file may lie beside its label as it is: of a kind that is taken, and shown upright.
+
+        One that is shown turned (EXIF) is written anew, or tools that know no EXIF would lay its label across it.
+        """
+        header = read_header(file)
+        with Image.open(file) as image:
+            return header.format in self.pictures and image.getexif().get(0x0112, 1) == 1
 
 
 # -- names ------------------------------------------------------------------------------------------------
@@ -134,26 +149,25 @@ def grey_png(label: np.ndarray, path: Path) -> None:
 
 def jpeg(sample: Sample, path: Path) -> None:
     """Write an image as JPEG, for loaders that know nothing else: a JPEG as it is, the rest at quality 95."""
-    if _upright(sample.file, ("JPEG",)):
+    if sample.image is None:
         path.parent.mkdir(parents=True, exist_ok=True)
+        path.unlink(missing_ok=True)  # a link that lies there leads to a file that is none of ours
         shutil.copyfile(sample.file, path)
         wrote(path, pixels=True)
     else:
-        image = Image.fromarray(sample.array("image"))
-        _save(image, path, pixels=True, format="JPEG", quality=95, subsampling=0)
+        _save(Image.fromarray(sample.image), path, pixels=True, format="JPEG", quality=95, subsampling=0)
 
 
 def place_image(sample: Sample, path: Path, images: Images) -> Path:
     """Put an image beside its label, and return where it is.
 
-    path: without the image's ending. A file that is shown turned (EXIF) is written upright, as a PNG, or tools
-    that know no EXIF would lay its label across it.
+    path: without the image's ending.
     """
     if images == "none":
         return sample.file
-    if not _upright(sample.file, ("PNG", "JPEG", "BMP", "TIFF")):
+    if sample.image is not None:
         target = path.with_name(path.name + ".png")
-        _save(Image.fromarray(sample.array("image")), target, pixels=True, format="PNG")
+        _save(Image.fromarray(sample.image), target, pixels=True, format="PNG")
         return target
     target = path.with_name(path.name + sample.file.suffix)
     target.parent.mkdir(parents=True, exist_ok=True)
@@ -164,13 +178,6 @@ def place_image(sample: Sample, path: Path, images: Images) -> Path:
         shutil.copyfile(sample.file, target)
     wrote(target, pixels=True)
     return target
-
-
-def _upright(file: Path, formats: tuple[str, ...]) -> bool:
-    """Whether a file is of one of the formats and needs no turning."""
-    header = read_header(file)
-    with Image.open(file) as image:
-        return header.format in formats and image.getexif().get(0x0112, 1) == 1
 
 
 def write_classes(out: Path, names: Sequence[str]) -> None:
@@ -191,9 +198,11 @@ def write_json(path: Path, value: Any, indent: int | None = None) -> None:
 
 
 def write_lines(path: Path, lines: Iterable[str]) -> None:
-    """Write lines of text, each ended."""
+    """Write lines of text, each ended; whole or not at all."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial = path.with_name(path.name + ".partial")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
+    partial.replace(path)
     wrote(path)
 
 

@@ -93,7 +93,7 @@ def stem(name: str) -> str:
 
 
 FORMATS = (
-    Format("voc", "Pascal VOC: palette PNGs, 255 ignored, ImageSets", write_voc),
+    Format("voc", "Pascal VOC: palette PNGs, 255 ignored, ImageSets", write_voc, pictures=("JPEG",)),
     Format("mmseg", "mmsegmentation: img_dir, ann_dir, metainfo.json", write_mmseg),
     Format("hf", "Hugging Face imagefolder with metadata.jsonl", write_hf),
     Format("fiftyone", "FiftyOne's ImageSegmentationDirectory", write_fiftyone),

@@ -23,17 +23,17 @@ def write_npz(samples: Iterable[Sample], target: Target) -> list[str]:
     for sample in samples:
         path = paths[sample.name]
         path.parent.mkdir(parents=True, exist_ok=True)
-        used = sample.array("slot_class") > 0
+        used = sample.arrays["slot_class"] > 0
         partial = path.with_name(path.name + ".partial")
-        confidence: dict[str, Any] = {"confidence": sample.array("confidence")} if target.confident else {}
+        confidence: dict[str, Any] = {"confidence": sample.arrays["confidence"]} if target.confident else {}
         with partial.open("wb") as file:
             np.savez_compressed(
                 file,
                 label=sample.label,
                 **confidence,
-                soft=sample.array("mean")[used],
-                entropy=sample.array("entropy")[used],
-                classes=sample.array("slot_class")[used],
+                soft=sample.arrays["mean"][used],
+                entropy=sample.arrays["entropy"][used],
+                classes=sample.arrays["slot_class"][used],
             )
         partial.replace(path)
         wrote(path)
@@ -50,9 +50,9 @@ def write_png16(samples: Iterable[Sample], target: Target) -> list[str]:
     for sample in samples:
         label_png(sample.label, paths["label"][sample.name])
         if target.confident:
-            grey_png(_deep(sample.array("confidence")), paths["confidence"][sample.name])
-        mean = sample.array("mean")
-        for slot, k in enumerate(sample.array("slot_class").tolist()):
+            grey_png(_deep(sample.arrays["confidence"]), paths["confidence"][sample.name])
+        mean = sample.arrays["mean"]
+        for slot, k in enumerate(sample.arrays["slot_class"].tolist()):
             if k:
                 grey_png(_deep(mean[slot]), paths[f"soft/{k:03d}"][sample.name])
     folders = {f"soft/{k:03d}": name for k, name in enumerate(target.classes, start=1)}
@@ -67,6 +67,18 @@ def _deep(values: np.ndarray) -> np.ndarray:
 
 
 FORMATS = (
-    Format("npz", "arrays: label, confidence, soft labels, entropy", write_npz, "none"),
-    Format("png16", "16-bit PNGs of confidence and soft labels", write_png16, "none"),
+    Format(
+        "npz",
+        "arrays: label, confidence, soft labels, entropy",
+        write_npz,
+        "none",
+        ("slot_class", "confidence", "mean", "entropy"),
+    ),
+    Format(
+        "png16",
+        "16-bit PNGs of confidence and soft labels",
+        write_png16,
+        "none",
+        ("slot_class", "confidence", "mean"),
+    ),
 )

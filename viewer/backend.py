@@ -23,7 +23,7 @@ from tasks.views import View
 from viewer import panels
 from viewer.index import Index
 from viewer.refresh import Refresher, review_state
-from viewer.trainings import PICTURES
+from viewer.trainings import PICTURES, TRAININGS
 
 Segment = Callable[[Labelled, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Clicked points (point, 3) of an image to masks (choice, y, x) bool and predicted IoU."""
@@ -144,7 +144,7 @@ class Backend:
 
     def training(self, folder: str, name: str) -> bytes:
         """A picture of a training. folder, name: of `viewer.trainings.Training`. Raises Missing where there is none."""
-        path = self.store.root / "training" / folder / f"{name}.png"
+        path = self.store.root / TRAININGS / folder / f"{name}.png"
         if name not in PICTURES or not path.is_file():
             raise Missing(f"{folder} has left no {name}.png")
         return path.read_bytes()

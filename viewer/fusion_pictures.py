@@ -17,7 +17,7 @@ from viewer import style
 from viewer.strip import labels_over, overlaid, save
 from viewer.training_pictures import CELL, EDGE, GAP, LARGEST
 
-SIDE, HEAD, FOOT = 1.5, 0.45, 0.4
+SIDE, HEAD, FOOT = 1.5, 0.45, 0.5
 """Inches: the names at the left, the columns' titles, and the sentence below."""
 MOST_PIXELS = 2_000_000
 """Pixels, times the classes of their image, that are fused for a picture: the networks take some 12 s of a core for a million."""
@@ -25,8 +25,8 @@ HUGE = 5 * MOST_PIXELS
 """From more on, even a single image takes minutes of every training, and there is no picture."""
 COLUMNS = ("image", "CAM", "SAM's mean", "look", "P")
 TOLD = {
-    True: "P and look are of the networks that learned from other images, never from this one. Look: dark no, bright defect, "
-    "between them nothing said.",
+    True: "Look: what the surface alone says, as learned from the other images' agreed pixels: dark no, bright defect, between "
+    "them nothing said.\nP and look are of networks that never learned from this image.",
     False: "Too few images to part: the one network that there is learned from these images too.",
 }
 """Said below, by whether the networks are cross-fitted."""

@@ -16,7 +16,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any, Literal
 
-VERSION = 6
+VERSION = 7
 """Raised whenever the tables, or what figures mean, change: an index of another version is made anew."""
 SORTS = {
     "doubt": "doubt",
@@ -44,7 +44,8 @@ CREATE TABLE image(
     content TEXT NOT NULL DEFAULT '', doubt REAL NOT NULL DEFAULT -1, entropy REAL NOT NULL DEFAULT -1,
     disagreement REAL NOT NULL DEFAULT -1, empty REAL NOT NULL DEFAULT -1, unsure REAL NOT NULL DEFAULT -1);
 CREATE TABLE detail(id INTEGER PRIMARY KEY, labels TEXT, why TEXT, area TEXT NOT NULL DEFAULT '{}',
-    mask TEXT NOT NULL DEFAULT '', given INT, given_score REAL, said INT, said_score REAL);
+    mask TEXT NOT NULL DEFAULT '', given INT, given_score REAL, said INT, said_score REAL,
+    earlier INT NOT NULL DEFAULT 0);
 CREATE TABLE image_class(class TEXT, id INT, PRIMARY KEY(class, id)) WITHOUT ROWID;
 CREATE VIRTUAL TABLE name USING fts5(path, content='', tokenize='trigram');
 CREATE TABLE figure(block TEXT PRIMARY KEY, basis TEXT);
@@ -53,6 +54,7 @@ CREATE TABLE receipt(stage TEXT, block TEXT, state TEXT, why TEXT, seconds REAL,
 CREATE TABLE meta(key TEXT PRIMARY KEY, value TEXT);
 CREATE INDEX by_block ON image(block, place);
 CREATE INDEX by_sha ON image(sha256);
+CREATE INDEX by_earlier ON detail(id) WHERE earlier;
 """
 
 
@@ -72,7 +74,7 @@ class Query:
     split: bool = False
     changed: bool = False
     contradicted: bool = False
-    """Only images whose label the classifier contradicts; see `tasks.doubt.contradiction_of`."""
+    """Only images whose label the classifier contradicts, or did before it learned from it; see `tasks.doubt.contradiction_of`."""
 
     def __post_init__(self) -> None:
         """Refuse what no page can show. Raises ValueError."""
@@ -231,7 +233,8 @@ class Index:
     def contradicted(self, most: int) -> list[dict[str, Any]]:
         """Images whose label the classifier contradicts, the flattest contradictions first.
 
-        Of each, given and said are class indices, 0 for no defect; see `tasks.doubt.Contradiction`.
+        Of each, given and said are class indices, 0 for no defect; see `tasks.doubt.Contradiction`. earlier: whether it was so
+        before the classifier learned from the label.
         """
         found = self.connection().execute(
             "SELECT image.*, detail.* FROM image JOIN detail USING (id) WHERE state = 'labelled' AND said IS NOT NULL "

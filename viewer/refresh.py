@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, LiteralString, NamedTuple
 
 import numpy as np
 
@@ -34,6 +34,8 @@ class BlockState(NamedTuple):
     """Of its present arrays."""
 
 
+Remembered = Callable[[], Mapping[int, Contradiction]]
+"""By id, contradictions that the classifier has taken back since it learned from the label; the nights keep them."""
 States = Callable[[], Mapping[str, Mapping[str, BlockState]]]
 """Stage → block → state; the flows give it, for only they know the config."""
 OVERALL = {"fresh": "labelled", "stale": "stale", "failed": "failed", "missing": "waiting"}
@@ -44,15 +46,17 @@ SOURCES = tuple(dict.fromkeys(writer(name).name for name in NEEDED))
 class Refresher:
     """Looks whether the store has changed, and takes in what has; safe to call from one thread at a time."""
 
-    def __init__(self, store: Store, index: Index, states: States) -> None:
-        """states: how every block stands; asked only where a receipt or the catalog has changed."""
-        self.store, self.index, self.states = store, index, states
+    def __init__(self, store: Store, index: Index, states: States, remembered: Remembered) -> None:
+        """states: how every block stands; asked only where a receipt or the catalog has changed; remembered: asked after a night."""
+        self.store, self.index, self.states, self.remembered = store, index, states, remembered
         self.reviews = Reviews(store)
         self.progress = (0, 0)
         """Blocks whose figures have been read, and blocks in all, while that goes on."""
         self.on_change: Callable[[], None] = lambda: None
         """Called whenever the index has changed."""
         self._seen: dict[str, Any] = index.meta("seen") or {}
+        self._earlier: Mapping[int, Contradiction] | None = None
+        """What `remembered` gave last; None where it is to be asked."""
 
     def run(self, stop: threading.Event | None = None) -> bool:
         """Take in what is new. Returns whether anything was. stop: ends it early, between blocks."""
@@ -60,14 +64,18 @@ class Refresher:
         catalog = look["catalog"] != self._seen.get("catalog")
         receipts = look["receipts"] != self._seen.get("receipts")
         reviews = look["reviews"] != self._seen.get("reviews")
-        if not (catalog or receipts or reviews):
+        nights = look["nights"] != self._seen.get("nights")
+        if not (catalog or receipts or reviews or nights):
             return False
+        if nights:
+            self._earlier = None
         rows = load(self.store)
         if catalog:
             take_catalog(self.index, rows)
         if catalog or receipts:
             self._take_states(rows, stop)
         self._take_reviews()
+        self._take_earlier()
         self._count()
         if not (
             stop and stop.is_set()
@@ -88,6 +96,7 @@ class Refresher:
                 for path in (*folders, root / "damaged", root / "promoted.json", root / "config.yaml")
             ],
             "reviews": _time(root / "reviews"),
+            "nights": _time(root / "nights"),
         }
 
     # -- blocks -------------------------------------------------------------------------------------
@@ -167,7 +176,8 @@ class Refresher:
                 values,
             )
             db.executemany(
-                "UPDATE detail SET area=?, given=?, given_score=?, said=?, said_score=? WHERE id=?", details
+                "UPDATE detail SET area=?, given=?, given_score=?, said=?, said_score=?, earlier=0 WHERE id=?",
+                details,
             )
             db.execute("INSERT OR REPLACE INTO figure VALUES (?, ?)", (block, basis))
 
@@ -203,6 +213,19 @@ class Refresher:
             return "again", ""
         return review_state(last.verdict, last.judged, last.mask or content), last.mask
 
+    def _take_earlier(self) -> None:
+        """Mark what an earlier night found contradicted and nobody has judged since."""
+        if self._earlier is None:
+            self._earlier = self.remembered()
+        with self.index.writing() as db:
+            _drop_earlier(db, "SELECT id FROM detail WHERE earlier")
+            db.executemany(
+                "UPDATE detail SET given=?, given_score=?, said=?, said_score=?, earlier=1 WHERE id=? AND said IS NULL "
+                "AND EXISTS (SELECT 1 FROM image WHERE image.id = detail.id AND active AND review = 'none')",
+                [(*_told(found), image) for image, found in self._earlier.items()],
+            )
+            db.execute("UPDATE image SET contradicted=1 WHERE id IN (SELECT id FROM detail WHERE earlier)")
+
     def take_review(self, image: int) -> None:
         """Take in one image's review at once, without a look at the rest."""
         row = self.index.image(image)
@@ -210,6 +233,8 @@ class Refresher:
             state, mask = self._review(row["sha256"], row["content"])
             with self.index.writing() as db:
                 _set_review(db, state, mask, row["sha256"])
+                if state != "none":
+                    _drop_earlier(db, "SELECT id FROM detail WHERE earlier AND id = ?", image)
                 set_meta(db, _review_counts(db))  # a page that is filtered by reviews shows it at once
 
     def _count(self) -> None:
@@ -269,6 +294,16 @@ def _set_review(db: sqlite3.Connection, state: str, mask: str, sha256: str) -> N
         db.execute(
             "UPDATE detail SET mask=? WHERE id IN (SELECT id FROM image WHERE sha256=?)", (mask, sha256)
         )
+
+
+def _drop_earlier(db: sqlite3.Connection, which: LiteralString, *values: int) -> None:
+    """Forget contradictions of earlier nights. which: a query of their images' ids, with its values."""
+    ids = db.execute(which, values).fetchall()
+    db.executemany("UPDATE image SET contradicted=0 WHERE id=?", ids)
+    db.executemany(
+        "UPDATE detail SET given=NULL, given_score=NULL, said=NULL, said_score=NULL, earlier=0 WHERE id=?",
+        ids,
+    )
 
 
 def _differs(p: np.ndarray, before: np.ndarray | None) -> int:

@@ -30,7 +30,14 @@ PANEL = (3.6, 2.3)
 """Inches: a panel of curves, without its labels."""
 LETTER, NOTE_LINE = 0.056, 0.15
 """Inches: mean width of a letter of a note, and the height of its line."""
+CLASSIFIES = (
+    "Classification: how far the class scores are from the images' labels; the training ends early when it falls no more. "
+    "Contrast: Class Token Contrast, which begins later and rises with every crop that it remembers."
+)
+"""Said below the CAM branch's curves."""
 RISES = (
+    "Agreement: how far P is from what CAM and SAM's views agree on. Consistency: how much P differs, elsewhere, between two "
+    "views of the same pixels. "
     "The weight of consistency rises from 0 over the first third of the planned steps, "
     "and the loss (agreement + weight × consistency) may rise with it."
 )
@@ -77,7 +84,7 @@ def _vit_losses(path: Path) -> Losses:
     )
     contrast[contrast == 0] = np.nan  # before CTC begins, and where a batch holds nothing to contrast
     named = {"classification": classification, "contrast": contrast}
-    return Losses("CAM branch", np.array([int(row["step"]) + 1 for row in rows]), named)
+    return Losses("CAM branch", np.array([int(row["step"]) + 1 for row in rows]), named, CLASSIFIES)
 
 
 def _fusion_losses(path: Path) -> list[Losses]:

@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+TRAININGS = "training"
+"""Folder in a store where each training has its own."""
 PICTURES = {
     "curves": "losses over the steps",
     "cams": "where it sees each class, on some images",

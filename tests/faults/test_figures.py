@@ -9,7 +9,7 @@ from pinned_site import draw
 from rich.console import Console
 from small_run import Silent
 
-from flows import nights
+from flows import figures, nights
 from flows.exporting import export_store
 from flows.nights import LAST, close_night
 from flows.steps import Run
@@ -111,7 +111,7 @@ def test_the_closing_table_says_how_many_label_maps_changed(site):
 
 
 def test_a_first_run_compares_with_nothing_and_says_nothing_of_it(site):
-    assert site.store.objects.get(nights.FIGURES) is None, "no run was closed yet"
+    assert site.store.objects.get(figures.FIGURES) is None, "no run was closed yet"
     site.change(fuse={"views": 4})
     summary = nightly(site)
     assert summary.compared == 0
@@ -213,10 +213,10 @@ def test_figures_of_an_older_night_are_taken_on(contradicted, monkeypatch):
     contradicted.finish()
     known = nights._of_block
     monkeypatch.setattr(nights, "_of_block", lambda *given: ({**row, "made": ""} for row in known(*given)))
-    save = nights._save
+    save = figures.save
     monkeypatch.setattr(
-        nights,
-        "_save",
+        figures,
+        "save",
         lambda store, rows: save(store, [{k: row[k] for k in row if k != "contradiction"} for row in rows]),
     )
     nightly(contradicted)

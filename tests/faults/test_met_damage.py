@@ -314,3 +314,21 @@ def test_what_was_dropped_while_it_was_verified_is_not_called_damaged(site):
         site.store.drop(receipt, "embedding")
     _remember(site.store, [Finding("array", f"{receipt.group}/{file}", "is lost", "embed", BLOCK)])
     assert not list(site.store.objects.list(FOLDER))
+
+
+def test_a_repair_says_what_it_cannot_bring_back(site):
+    """Labels as they were before: nothing is damaged without them, and what changed is not known any more."""
+    site.change(fuse={"views": 4})
+    site.finish()
+    previous = site.store.previous("fuse", BLOCK)
+    assert previous is not None
+    max((site.store.root / previous.group / "p" / "c").rglob("*")).unlink()
+    mended = said(lambda *words: verify_store(*words, repair=True), site.store.root)
+    assert "1 damaged, 1 repaired" in mended
+    assert (
+        "1 block without the arrays before the present ones: whether labels changed there last night is not known"
+        in mended
+    )
+    assert "before the present ones" not in said(
+        lambda *words: verify_store(*words, repair=True), site.store.root
+    )

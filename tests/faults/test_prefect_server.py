@@ -6,7 +6,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -14,6 +13,7 @@ import yaml
 from copies import copied
 from pinned_site import Site
 from small_run import ROOT
+from waiting import until
 
 from storage.verify import verify
 
@@ -43,15 +43,6 @@ def started(site, **more):
     )  # fmt: skip
 
 
-def until(condition, seconds=500.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not come about")
-
-
 def children(pid):
     """Processes below one, with their command lines."""
     listed = subprocess.run(["ps", "-eo", "pid,ppid,args"], capture_output=True, text=True, check=True).stdout
@@ -79,8 +70,8 @@ def test_no_server_to_be_had(fresh, whole, tell):
 
 def test_the_server_dies_in_the_middle(fresh, whole, tell):
     with started(fresh) as process:
-        until(lambda: list((fresh.store.root / "receipts").glob("augment/*.json")))
-        server = until(lambda: server_of(process.pid))
+        until(lambda: list((fresh.store.root / "receipts").glob("augment/*.json")), 500)
+        server = until(lambda: server_of(process.pid), 500)
         os.kill(server, signal.SIGKILL)
         process.communicate(timeout=800)
     if process.returncode:
@@ -93,8 +84,8 @@ def test_the_server_dies_in_the_middle(fresh, whole, tell):
 
 def test_a_killed_run_leaves_no_server(fresh):
     with started(fresh) as process:
-        until(lambda: list((fresh.store.root / "receipts").glob("ingest/*.json")))
-        server = until(lambda: server_of(process.pid))
+        until(lambda: list((fresh.store.root / "receipts").glob("ingest/*.json")), 500)
+        server = until(lambda: server_of(process.pid), 500)
         process.kill()
         process.wait()
         until(lambda: not alive(server), 60)

@@ -38,6 +38,7 @@ def snapshot(root):
 def test_plan_says_why_and_writes_nothing(site):
     before = snapshot(site.store.root)
     assert "nothing to do" in said(print_plan, site.path)
+    assert "another config" not in said(print_plan, site.path)
     draw(site.images, "dent/new.png", 99)
     shutil.move(site.images / "blob" / "000.png", site.images / "scratch" / "000.png")
     site.change(ensemble={"votes": 2})
@@ -255,3 +256,18 @@ def test_a_copied_store_is_done_again_itself(site, tmp_path, monkeypatch):
     rerun_stage(copy, "mask", Console(), failed=False, images=())
     assert asked[0].store == copy.resolve()
     assert asked[0].data.folder == site.config.data.folder
+
+
+def test_a_plan_says_that_the_store_goes_by_another_config(site):
+    """As after a run of another one that somebody stopped at once: by this one all is done, and an export finds nothing."""
+    before = site.path.read_bytes()
+    site.change(fuse={"views": 4})
+    with site.store.writing():
+        Run(site.store, site.config, Silent())
+    site.path.write_bytes(before)
+    told = said(print_plan, site.path)
+    assert "nothing to do" in told
+    assert f"`bluemask run {site.path}` makes this one the store's again" in told
+    site.change()
+    site.finish()
+    assert "another config" not in said(print_plan, site.path)

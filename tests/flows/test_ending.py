@@ -32,7 +32,7 @@ def ended(name, interrupted="default_int_handler", more=60):
 def test_it_ends_at_once_with_a_sentence_though_a_thread_is_at_work(name):
     result = ended(name)
     assert result.returncode == 128 + getattr(signal, name)
-    assert result.stderr.strip() == "bluemask: stopped; the same command goes on from here"
+    assert result.stderr.strip() == "bluemask: stopped; the same command goes on from what was finished"
 
 
 def test_an_interrupt_that_was_ignored_from_the_start_stays_so_and_a_termination_counts():

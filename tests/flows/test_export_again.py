@@ -6,7 +6,8 @@ from dataclasses import replace
 import pytest
 from rich.console import Console
 
-from flows.exporting import MADE_AS, Choice, export_store
+from flows.exporting import MADE_AS, export_store
+from flows.selection import Choice
 from storage.catalog import load, save
 from storage.reviews import Review, Reviews, label_digest
 from storage.store import Store
@@ -234,3 +235,19 @@ def test_a_list_that_was_tampered_with_reaches_nothing_outside(labelled, tmp_pat
     (out / NAME).write_text(text + line.replace('"classes.txt"', '"../precious.png"') + "\n")
     export(labelled, out)
     assert (tmp_path / "precious.png").exists()
+
+
+@pytest.mark.parametrize("kind", ["voc", "yolo", "hf", "fiftyone"])
+def test_nothing_is_written_through_a_link_that_somebody_put_there(labelled, tmp_path, kind):
+    """To have the images lie on another disk, say: what it leads to is not the export's to change."""
+    out, theirs = tmp_path / "out", tmp_path / "theirs"
+    export(labelled, out, kind=kind)
+    theirs.mkdir()
+    linked = [name for name in files(out) if not name.startswith(".")]
+    for n, name in enumerate(linked):
+        (theirs / str(n)).write_bytes(b"of somebody else")
+        (out / name).unlink()
+        (out / name).symlink_to(theirs / str(n))
+    export(labelled, out, kind=kind)
+    assert {path.read_bytes() for path in theirs.iterdir()} == {b"of somebody else"}
+    assert b"of somebody else" not in files(out).values()

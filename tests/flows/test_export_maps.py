@@ -7,8 +7,9 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from flows.exporting import MAPS, Choice, export_store
+from flows.exporting import export_store
 from flows.outputs import finished
+from flows.selection import MAPS, Choice
 from storage.reviews import Review, Reviews, label_digest
 from storage.store import WrongInputError
 from tasks.export import ExportError

@@ -10,9 +10,10 @@ from PIL import Image
 from rich.console import Console
 
 from flows import training
-from flows.exporting import Choice, export_store, part_of, split_of
+from flows.exporting import export_store
 from flows.importing import import_masks
 from flows.outputs import finished, show_images
+from flows.selection import Choice, part_of, split_of
 from flows.summary import plan_of
 from storage.catalog import load, save
 from storage.receipts import seal
@@ -33,6 +34,11 @@ def exported(labelled, out, **how):
     return {
         p.relative_to(out).with_suffix("").as_posix(): np.asarray(Image.open(p)) for p in out.rglob("*.png")
     }
+
+
+def files_in(folder):
+    """The images and arrays in it, by path; not what lists them."""
+    return [p for p in folder.rglob("*") if p.suffix in (".png", ".npz")]
 
 
 def stem(item):
@@ -275,16 +281,69 @@ def test_an_image_whose_review_is_damaged_is_left_out_with_the_remedy(labelled, 
     assert "--repair" in said
 
 
-def test_an_export_that_is_broken_off_says_so_in_its_folder(labelled, tmp_path):
-    item, out = first(labelled), tmp_path / "out"
-    receipt = labelled.store.receipt("fuse", item.row.block)
-    shard = next(p for p in (labelled.store.root / receipt.group / "p" / "c").rglob("*") if p.is_file())
+def flipped(labelled, stage, name):
+    """An array of the first image's block, one bit of a chunk flipped; and what makes it whole again."""
+    receipt = labelled.store.receipt(stage, first(labelled).row.block)
+    shard = next(p for p in (labelled.store.root / receipt.group / name / "c").rglob("*") if p.is_file())
     before = shard.read_bytes()
     shard.write_bytes(before[:60] + bytes([before[60] ^ 1]) + before[61:])
-    with pytest.raises(StoreError, match=r"^\w+/\S+: arrays/fuse.*is damaged") as error:
-        export_store(labelled.store.root, out, Console())
-    assert "\\x" not in str(error.value)
+    return lambda: shard.write_bytes(before)
+
+
+def test_an_export_that_is_broken_off_says_so_in_its_folder(labelled, tmp_path, monkeypatch):
+    out = tmp_path / "out"
+    with monkeypatch.context() as patch:
+        patch.setattr(
+            "tasks.export._save", lambda *_, **__: (_ for _ in ()).throw(OSError("the disk is full"))
+        )
+        with pytest.raises(OSError, match="full"):
+            export_store(labelled.store.root, out, Console())
     assert "broken off" in (out / "UNFINISHED.txt").read_text()
-    shard.write_bytes(before)
     export_store(labelled.store.root, out, Console())
     assert not (out / "UNFINISHED.txt").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "stage", "name", "folder"),
+    [
+        ("png", "fuse", "p", ""),
+        ("npz", "ensemble", "mean", ""),
+        ("voc", "ingest", "image", "SegmentationClass"),
+    ],
+)
+def test_damage_costs_an_export_the_images_that_it_befell_and_is_told(
+    labelled, tmp_path, kind, stage, name, folder
+):
+    out, root = tmp_path / "out", labelled.store.root
+    export_store(root, out, QUIET, kind=kind)
+    whole = {path.relative_to(out): path.read_bytes() for path in files_in(out / folder)}
+    again = flipped(labelled, stage, name)
+    fresh = tmp_path / "fresh"
+    with pytest.raises(
+        StoreError, match=rf"could not be read and (is|are) missing in .*arrays/{stage}.*is damaged"
+    ) as error:
+        export_store(root, fresh, QUIET, kind=kind)
+    assert "\\x" not in str(error.value)
+    missing = (fresh / "UNFINISHED.txt").read_text().splitlines()[1:]
+    left = {path.relative_to(fresh) for path in files_in(fresh / folder)}
+    assert 0 < len(missing) < len(whole)
+    assert len(left) == len(whole) - len(missing)
+    with pytest.raises(StoreError, match="could not be read"):  # into the folder of the good one
+        export_store(root, out, QUIET, kind=kind)
+    assert {path.relative_to(out) for path in files_in(out / folder)} == whole.keys(), (
+        "a good label is not taken away"
+    )
+    again()
+    export_store(root, fresh, QUIET, kind=kind)
+    assert {path.relative_to(fresh): path.read_bytes() for path in files_in(fresh / folder)} == whole
+    assert not (fresh / "UNFINISHED.txt").exists()
+
+
+def test_a_judged_label_that_cannot_be_read_is_told_as_well(labelled, tmp_path):
+    item = first(labelled)
+    Reviews(labelled.store).add(
+        item.row.sha256, Review(verdict="accept", judged=label_digest(item.array("p"))), expected=None
+    )
+    flipped(labelled, "fuse", "p")
+    with pytest.raises(StoreError, match=rf"{item.row.path}: arrays/fuse"):
+        export_store(labelled.store.root, tmp_path / "out", QUIET)

@@ -10,6 +10,7 @@ from rich.console import Console
 from flows import promotion, recipes, training
 from flows.forecast import print_plan
 from flows.networks import PROMOTED, promoted
+from flows.plan import digest_of
 from flows.recipes import recorded, what_changed
 from flows.steps import Run
 
@@ -86,3 +87,9 @@ def test_the_record_is_all_that_the_digest_is_of(labelled_once, kind):
     assert known == recorded(labelled_once.config, kind)
     section = recipes.training_section(labelled_once.config, kind)
     assert {name.split(".")[1] for name in known["keys"]} == set(section)
+
+
+def test_what_is_known_of_trained_networks_outlives_a_new_version():
+    """Another way to write the same down would have every store train, and make all its labels, anew."""
+    made = digest_of([7, {"rate": 0.5, "scales": [1, "x"], "none": None}, "start"])
+    assert made == "287c209d6645a9207b9d7c1f773cf384"

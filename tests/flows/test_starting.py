@@ -4,12 +4,12 @@ import os
 import signal
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
 from rich.console import Console
 from small_run import ROOT, Site, draw, small_config
+from waiting import until
 
 from flows import begin, generate
 from flows.runners import Alone
@@ -23,15 +23,6 @@ def fresh(tmp_path):
         draw(tmp_path / "images", f"dent/{n}.png", n, (32, 40))
     small_config(tmp_path)
     return Site(tmp_path)
-
-
-def until(condition, seconds=240.0):
-    end = time.monotonic() + seconds
-    while time.monotonic() < end:
-        if found := condition():
-            return found
-        time.sleep(0.1)
-    raise AssertionError("it did not come about")
 
 
 def server_of(pid):
@@ -84,7 +75,7 @@ def test_while_prefect_starts_a_run_is_seen_keeps_others_out_and_is_stopped_with
         [sys.executable, str(ROOT / "bluemask.py"), "run", str(fresh.path)],
         env=fresh.environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
     ) as process:  # fmt: skip
-        server = until(lambda: server_of(process.pid))
+        server = until(lambda: server_of(process.pid), 240)
         assert "; starting (noted" in words_of(fresh.store)
         second = fresh.call("run", str(fresh.path))
         process.send_signal(signal.SIGTERM)
@@ -92,7 +83,7 @@ def test_while_prefect_starts_a_run_is_seen_keeps_others_out_and_is_stopped_with
     assert second.returncode == 1
     assert f"is being written by process {process.pid}" in second.stderr
     assert process.returncode == 128 + signal.SIGTERM
-    assert said.endswith("\nbluemask: stopped; the same command goes on from here\n")
+    assert said.endswith("\nbluemask: stopped; the same command goes on from what was finished\n")
     assert not list((fresh.store.root / "receipts").glob("ingest/*.json")), "it had not begun"
     until(lambda: not alive(server), 60)
     assert "stopped or killed; it was at starting" in words_of(fresh.store)

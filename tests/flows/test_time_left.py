@@ -135,5 +135,5 @@ def test_a_run_that_is_gone_has_no_time_left(tmp_path, clock):
         left = json.loads((tmp_path / LOCK).read_text()) | {"began": 1}
     (tmp_path / LOCK).write_text(json.dumps(left))
     said = words_of(store)
-    assert "it was at mask: 2 of 8 images (a stale lock: the next run" in said
+    assert "it was at mask: 2 of 8 images (nothing is lost: the next run" in said
     assert "about" not in said

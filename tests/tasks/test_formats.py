@@ -47,22 +47,23 @@ def folder(tmp_path_factory):
     return root
 
 
-def samples(folder, known):
+def samples(folder, known, *, pixels=False):
     for n, (name, label) in enumerate(known.items()):
         arrays = {
             "confidence": np.linspace(0, 1, label.size).reshape(label.shape).astype(np.float16),
             "mean": np.stack([label == 1, label == 2]).astype(np.float32) / 3,
             "entropy": np.full((2, *label.shape), 0.25, np.float32),
             "slot_class": np.array([1, 2], np.uint8),
-            "image": np.asarray(Image.open(folder / name)),
         }
-        yield Sample(name, folder / name, label, ("train", "val")[n % 2], arrays.__getitem__)
+        image = np.asarray(Image.open(folder / name)) if pixels else None
+        yield Sample(name, folder / name, label, ("train", "val")[n % 2], arrays, image)
 
 
 def write(kind, folder, out, known=None, images=None):
     known = labels() if known is None else known
     target = Target(out, CLASSES, images or FORMATS[kind].images, tuple(known), ("train", "val"))
-    return format_of(kind).write(samples(folder, known), target)
+    pixels = not format_of(kind).takes(folder / next(iter(labels())))
+    return format_of(kind).write(samples(folder, known, pixels=pixels), target)
 
 
 def flat(name):
@@ -280,7 +281,7 @@ def test_npz_holds_every_number(folder, tmp_path):
         with np.load(tmp_path / Path(sample.name).with_suffix(".npz")) as found:
             np.testing.assert_array_equal(found["label"], sample.label)
             for ours, theirs in (("confidence", "confidence"), ("soft", "mean"), ("entropy", "entropy")):
-                np.testing.assert_array_equal(found[ours], sample.array(theirs))
+                np.testing.assert_array_equal(found[ours], sample.arrays[theirs])
 
 
 def test_sixteen_bits_keep_confidence_to_a_half_step(folder, tmp_path):
@@ -288,7 +289,7 @@ def test_sixteen_bits_keep_confidence_to_a_half_step(folder, tmp_path):
     for sample in samples(folder, labels()):
         deep = png(tmp_path / "confidence" / sample.name)
         assert deep.dtype == np.uint16
-        assert np.abs(deep / 65535 - sample.array("confidence").astype(float)).max() <= 0.5 / 65535
+        assert np.abs(deep / 65535 - sample.arrays["confidence"].astype(float)).max() <= 0.5 / 65535
         np.testing.assert_array_equal(
             png(tmp_path / "soft" / "001" / sample.name), (sample.label == 1) * np.uint16(21845)
         )
@@ -300,9 +301,8 @@ def test_images_are_upright_beside_their_labels(tmp_path):
     exif[0x0112] = 6
     turned.save(tmp_path / "a.png", exif=exif)
     upright = np.rot90(np.asarray(turned), -1)
-    sample = Sample(
-        "a.png", tmp_path / "a.png", np.zeros((4, 4), np.uint8), "train", {"image": upright}.__getitem__
-    )
+    assert not format_of("fiftyone").takes(tmp_path / "a.png")
+    sample = Sample("a.png", tmp_path / "a.png", np.zeros((4, 4), np.uint8), "train", {}, upright)
     target = Target(tmp_path / "out", CLASSES, "copy", ("a.png",), ("train",))
     format_of("fiftyone").write([sample], target)
     np.testing.assert_array_equal(png(tmp_path / "out" / "data" / "a.png"), upright)

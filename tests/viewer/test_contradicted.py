@@ -1,9 +1,11 @@
 """Labels that the classifier contradicts: found by a filter, counted beside it, told on their pages."""
 
+import os
 import re
 
 import pytest
 
+from storage.reviews import Review
 from tasks.doubt import Contradiction
 from viewer import refresh
 from viewer.index import Query
@@ -54,13 +56,60 @@ def test_what_the_classifier_says_stands_on_card_and_page(client, backend):
 
 def test_a_label_that_is_contradicted_no_more_leaves_the_filter(client, backend, monkeypatch):
     monkeypatch.setattr(refresh, "contradiction_of", lambda slot_class, score: None)
-    with backend.index.writing() as db:
-        db.execute("DELETE FROM figure")  # as after a run that has made every block anew
-        db.execute("DELETE FROM meta WHERE key = 'seen'")
-    backend.refresher._seen = {}
-    assert backend.refresher.run()
+    again(backend)
     page = client.get("/?contradicted=1").text
     assert (shown(page), counted(page)) == (set(), 0)
+
+
+@pytest.fixture
+def taken_back(backend, monkeypatch):
+    """The classifier has learned the labels by heart; a night remembers what it said of one blob, and the id of that."""
+    image = min(of_class(backend, "blob"))
+    monkeypatch.setattr(refresh, "contradiction_of", lambda slot_class, score: None)
+    backend.refresher.remembered = lambda: {image: Contradiction(BLOB, 0.02, SCRATCH, 0.97)}
+    again(backend)
+    return image
+
+
+def again(backend):
+    """Another look, as after a night that has made every block anew."""
+    with backend.index.writing() as db:
+        db.execute("DELETE FROM figure")
+    backend.refresher._seen = {}
+    assert backend.refresher.run()
+
+
+def test_what_the_classifier_has_taken_back_stays_in_the_filter_until_somebody_judges(
+    client, backend, taken_back
+):
+    page = client.get("/?contradicted=1").text
+    assert (shown(page), counted(page)) == ({taken_back}, 1)
+    assert "Before it learned from this label" in client.get(f"/image/{taken_back}").text
+    assert [row["earlier"] for row in backend.index.contradicted(50)] == [1], "the report lists it"
+    sha256 = backend.index.image(taken_back)["sha256"]
+    backend.refresher.reviews.add(sha256, Review(verdict="accept", judged="0" * 64))
+    backend.refresher.take_review(taken_back)
+    assert shown(client.get("/?contradicted=1").text) == set(), "at once"
+    backend.refresher.run()
+    assert (shown(client.get("/?contradicted=1").text), counted(client.get("/").text)) == (set(), 0)
+    backend.refresher.reviews.undo(sha256)
+    backend.refresher.run()
+    assert counted(client.get("/").text) == 1, "taken back is not judged"
+
+
+def test_a_night_that_remembers_nothing_more_is_seen(client, backend, taken_back):
+    backend.refresher.remembered = dict
+    (backend.store.root / "nights").mkdir(exist_ok=True)
+    os.utime(backend.store.root / "nights", ns=(1, 1))
+    assert backend.refresher.run()
+    assert counted(client.get("/").text) == 0
+
+
+def test_a_contradiction_of_now_takes_the_place_of_the_earlier_one(client, backend, taken_back, monkeypatch):
+    monkeypatch.setattr(refresh, "contradiction_of", lambda *_: Contradiction(BLOB, 0.01, SCRATCH, 0.99))
+    again(backend)
+    text = client.get(f"/image/{taken_back}").text
+    assert "The classifier contradicts the label: blob 0.01" in text
 
 
 def test_the_filter_is_kept_in_every_address():

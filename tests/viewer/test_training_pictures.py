@@ -10,6 +10,7 @@ from models.vit import build_vit, save_vit
 from tasks.palette import colour
 from viewer import training_pictures as pictures
 from viewer.training_pictures import (
+    CLASSIFIES,
     RISES,
     Losses,
     Sight,
@@ -94,9 +95,11 @@ def test_beside_the_fusion_s_curves_stands_once_why_they_rise_and_nothing_covers
         assert not any(box.overlaps(other) for other in [*panels, *boxes[n + 1 :]])
 
 
-def test_the_vit_s_curves_need_no_such_word(tmp_path):
+def test_beside_the_vit_s_curves_stands_what_they_are(tmp_path):
     vit_log(tmp_path / "0123")
-    assert not pictures.loss_curves(read_losses(tmp_path)).texts
+    figure = pictures.loss_curves(read_losses(tmp_path))
+    lines = sorted(figure.texts, key=lambda text: -text.get_position()[1])
+    assert " ".join(line.get_text() for line in lines) == CLASSIFIES
 
 
 @pytest.mark.parametrize("count", [1, 2, 7, 15, 31, 300])
