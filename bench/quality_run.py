@@ -326,7 +326,7 @@ def cost(site: Site, item: Labelled) -> dict[str, dict[str, float]]:
     config = stored_config(store)
     found: dict[str, dict[str, float]] = {}
     for stage in stages():
-        if stage.model is None:
+        if stage.model is None or (stage.model == "start" and not config.train_vit.objectness):
             continue
         keywords: dict[str, Any] = {name: item.array(name)[None] for name in stage.inputs}
         keywords |= section(config, stage.config) | facts(config, stage.facts)
@@ -336,6 +336,11 @@ def cost(site: Site, item: Labelled) -> dict[str, dict[str, float]]:
             stage.function(**keywords, model=model, precision=precision_of(config))
         entry = found.setdefault(stage.model, {"params": 0.0, "gflops": 0.0})
         used = model.nets[0] if stage.model == "fusion" else model
-        entry["params"] = sum(p.numel() for p in used.parameters()) / 1e6
+        named = dict(used.named_parameters())
+        if (
+            stage.model == "vit" and keywords["guided"] and model.as_shipped
+        ):  # a stage of its own asks its start
+            named = {name: p for name, p in named.items() if not name.startswith("start.")}
+        entry["params"] = sum(p.numel() for p in named.values()) / 1e6
         entry["gflops"] += counter.get_total_flops() / 1e9
     return found

@@ -179,6 +179,10 @@ def _confidence(rows: Rows) -> str:
     return f"### Confidence\n\n{CONFIDENCE}\n{table}"
 
 
+def _size(cost: Mapping[str, float] | None) -> str:
+    return "–" if cost is None else f"{cost['params']:.2f} · {cost['gflops']:.2f}"
+
+
 def _cost(rows: Rows) -> str:
     """Seconds an image by stage; parameters and operations by network."""
     runs = {name: some for name, some in rows.items() if "seconds" in some[0]}
@@ -190,9 +194,9 @@ def _cost(rows: Rows) -> str:
          cell((sum(row["seconds"].values()) for row in runs[v.name]), 1, 2)]
         for v in VARIANTS if v.name in runs
     ]  # fmt: skip
-    networks = list(next(iter(runs.values()))[0]["cost"])
+    networks = list(dict.fromkeys(name for some in runs.values() for name in some[0]["cost"]))
     size = [
-        [v.name, *(f"{row['cost'][n]['params']:.2f} · {row['cost'][n]['gflops']:.2f}" for n in networks),
+        [v.name, *(_size(row["cost"].get(name)) for name in networks),
          f"{sum(c['params'] for c in row['cost'].values()):.2f} · {sum(c['gflops'] for c in row['cost'].values()):.2f}"]
         for v in VARIANTS if v.name in runs for row in runs[v.name][:1]
     ]  # fmt: skip

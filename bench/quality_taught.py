@@ -176,7 +176,7 @@ def withheld(site: Site, console: Console) -> dict[str, Any]:
             score = np.zeros((len(items), len(classes)))
             for row, item in enumerate(items):
                 label = np.array([name in item.row.labels for name in classes])
-                seen = activate(model, item.array("image"), label, precision=precision_of(config),
+                seen = activate(model, item.array("image"), label, precision=precision_of(config), known=item.array("objectness"),
                                 **config.cam.model_dump(exclude={"low", "high"}))  # fmt: skip
                 score[row] = seen.score
                 shown.advance(bar)
@@ -189,7 +189,7 @@ def _trained(items: Sequence[Labelled], path: Path, config: Any, shown: Progress
     bar = shown.add_task(f"{title}, training", total=None)
     path.parent.mkdir(parents=True, exist_ok=True)
     train_vit(
-        [{name: item.array(name) for name in ("image", "label")} for item in items],
+        [{name: item.array(name) for name in training.READS["vit"]} for item in items],
         out=path, state=path.with_suffix(".state"), device=device_of(config),
         precision=training.training_precision(config), threads=config.threads,
         report=lambda done, total, *_: shown.update(bar, completed=done, total=total),

@@ -20,6 +20,7 @@ from typing import Any
 
 MODELS = (
     ("models.sam_decoder", "answer_prompts"),
+    ("models.start", "objectness"),
     ("models.cams", "activate"),
     ("models.fusion", "probabilities"),
 )

@@ -144,14 +144,14 @@ def _underway(store: Store) -> str:
 
 def open_backend(root: Path, index: Index, masks: Path | None) -> Backend:
     """Everything that reads arrays: slow to import, and therefore done in the background."""
-    from flows.figures import taken_back
+    from flows.figures import remembered
     from flows.summary import stored_config
     from storage.store import Store
     from viewer.backend import Backend
     from viewer.refresh import Refresher
 
     store = Store.existing(root)
-    refresher = Refresher(store, index, lambda: block_states(store), lambda: taken_back(store))
+    refresher = Refresher(store, index, lambda: block_states(store), lambda: remembered(store))
     truth = None if masks is None else _truth_in(masks)
     return Backend(store, index, refresher, segmenter(store, stored_config(store)), truth)
 

@@ -157,7 +157,7 @@ class Config(BaseSettings):
     """What is removed when."""
     alerts: AlertConfig = AlertConfig()
     """What makes a run fail loudly."""
-    pins: dict[Literal["sam", "vit", "fusion"], str] = {}
+    pins: dict[Literal["sam", "start", "vit", "fusion"], str] = {}
     """Sha256 that a network's checkpoint must have, by network; empty: any. Official SAM files are checked in any
     case."""
     runner: Literal["threads", "dask"] = "threads"

@@ -19,7 +19,7 @@ from storage.store import Store, StoreError, WrongInputError
 from tasks.export import Format, Images, Sample, Target, write_classes
 from tasks.formats import format_of
 from tasks.reading import Labelled
-from tasks.written import Account, accounted, known_files
+from tasks.written import Account, File, accounted, known_files, own
 from viewer.words import so_many
 
 MADE_AS = ".bluemask-format"
@@ -60,6 +60,7 @@ def export_store(
     )
     full = out.is_dir() and any(path.name != UNFINISHED for path in out.iterdir())
     before, total = known_files(out), len(selection.items)
+    waiting = sum(row.status == "active" for row in plan.rows) - len(items)
     out.mkdir(parents=True, exist_ok=True)
     with accounted(out, str(store.root.resolve()) if store.local else store.name) as account:
         write_classes(out, selection.classes)
@@ -68,8 +69,8 @@ def export_store(
     swept = sweep(before, account, selection, plan.rows, target.images)
     if not selection.lost:
         (out / UNFINISHED).unlink(missing_ok=True)
-    written = sum(item.row.path not in selection.lost for item in selection.items)
-    console.print(f"{so_many(written, 'labels')} and classes.txt in {out}", highlight=False)
+    selection.items = [item for item in selection.items if item.row.path in selection.paths]
+    console.print(f"{so_many(len(selection.items), 'labels')} and classes.txt in {out}", highlight=False)
     if not choice.confident:
         drawn = so_many(sum(map(selection.drawn, selection.items)), "masks")
         said.append(
@@ -82,23 +83,25 @@ def export_store(
             f"[yellow]{out} was not empty[/]: labels of an earlier export may lie there under other names; "
             "export into an empty folder if that matters"
         )
-    waiting = sum(row.status == "active" for row in plan.rows) - len(items)
     for line in swept + _doubts(root, selection, config.fuse.cap, old, waiting) + _suspects(store, selection):
         console.print(line, highlight=False)
-    _refuse_losses(out, selection)
+    _refuse_losses(out, selection, before)
 
 
-def _refuse_losses(out: Path, selection: Selection) -> None:
+def _refuse_losses(out: Path, selection: Selection, before: dict[str, File]) -> None:
     """End as a failure where labels could not be read, though the rest is there: whoever trains on it is to know."""
     if not selection.lost:
         return
-    listed = "".join(f"{path}: {why}\n" for path, why in sorted(selection.lost.items()))
-    (out / UNFINISHED).write_text(f"Missing, as they could not be read:\n{listed}", encoding="utf-8")
-    path, why = min(selection.lost.items())
-    count = len(selection.lost)
-    more = "" if count == 1 else f" (all {count} are in {UNFINISHED} there)"
+    lost = selection.lost
+    old = lost.keys() & {file.image for file in before.values()}
+    earlier = dict.fromkeys(old, " (what lies there is of an earlier export)")
+    listed = "".join(f"{path}{earlier.get(path, '')}: {why}\n" for path, why in sorted(lost.items()))
+    own(out / UNFINISHED).write_text(f"Not written, as they could not be read:\n{listed}", encoding="utf-8")
+    path, why = min(lost.items())
+    stays = f", where an earlier export's stays of {len(old)}" if old else ""
+    more = "" if len(lost) == 1 else f" ({UNFINISHED} there names all {len(lost)})"
     raise StoreError(
-        f"{so_many(count, 'labels')} could not be read and {'is' if count == 1 else 'are'} missing in {out}: {path}: {why}{more}"
+        f"{so_many(len(lost), 'labels')} could not be read, and not written to {out}{stays}: {path}: {why}{more}"
     )
 
 
@@ -167,10 +170,10 @@ def _begun(
 ) -> Iterator[Sample]:
     """The samples; the folder is the format's from the first one on, and no sooner: until then all may be refused."""
     out = account.out
-    (out / UNFINISHED).write_text(
+    own(out / UNFINISHED).write_text(
         "This export is under way, or was broken off: files are missing.\n", encoding="utf-8"
     )
-    (out / MADE_AS).write_text(f"{choice.made_as(wanted.name)}\n", encoding="utf-8")
+    own(out / MADE_AS).write_text(f"{choice.made_as(wanted.name)}\n", encoding="utf-8")
     for item, sample in selection.samples(wanted, target.images):
         account.image, account.sha256 = sample.name, item.row.sha256
         yield sample

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -22,13 +22,13 @@ FIGURES = "nights/figures.parquet"
 """One row per labelled image: what its present label says, so that a night reads only labels that are new."""
 
 
-def load(store: Store) -> list[dict[str, Any]]:
-    """The rows that the last night left; none where there was none, or they are damaged."""
+def load(store: Store, names: Sequence[str] | None = None) -> list[dict[str, Any]]:
+    """The rows that the last night left; none where there was none, or they are damaged. names: of the columns, None: all."""
     try:
         data = store.documents.read(FIGURES)
     except DamagedError:
         return []  # they are made anew from the labels
-    rows = [] if data is None else pq.ParquetFile(io.BytesIO(data)).read().to_pylist()
+    rows = [] if data is None else pq.ParquetFile(io.BytesIO(data)).read(columns=names).to_pylist()
     # older tables did not name the image, nor what contradicts its label
     return [{"contradiction": None} | row for row in rows if "id" in row]
 
@@ -82,14 +82,14 @@ def in_words(rows: list[dict[str, Any]], plan: Plan) -> list[str]:
 
 def contradicted_images(store: Store) -> set[int]:
     """Ids of the images whose label the last night found contradicted, then or earlier."""
-    return {row["id"] for row in load(store) if row["contradiction"]}
+    return {row["id"] for row in load(store, ("id", "contradiction")) if row["contradiction"]}
 
 
-def taken_back(store: Store) -> dict[int, Contradiction]:
-    """Of these, by id, what the classifier said before it learned from the label."""
-    found = {row["id"]: row["contradiction"] or {} for row in load(store)}
+def remembered(store: Store) -> dict[int, Contradiction]:
+    """What was said of these, by id: a classifier that agrees by now may have learned the label by heart."""
+    found = {row["id"]: row["contradiction"] for row in load(store, ("id", "contradiction"))}
     return {
         image: Contradiction(**{name: value for name, value in told.items() if name != "earlier"})
         for image, told in found.items()
-        if told.get("earlier")
+        if told
     }

@@ -15,9 +15,10 @@ from flows.config import Config, load_config
 from flows.estimate import TRIED, estimate
 from flows.progress import bars
 from flows.steps import Run, is_noted
-from flows.summary import called, print_problems
+from flows.summary import called, plan_of, print_problems, stored_config
 from models.sam_shapes import embedding_shape, input_side
 from storage.store import Store
+from tasks.registry import stages
 from tasks.stage import ModelKind, Stage
 
 
@@ -57,13 +58,19 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         console.print(f"[dim]{_keeping(settings, run)}[/]")
     else:
         console.print("[green]nothing to do:[/] every stage is fresh")
-        if not is_noted(store, settings):
+        if not is_noted(store, settings) and _is_stale(store):
             console.print(
-                f"[yellow]but the store's last run was of another config[/], perhaps stopped early, and `status`, `browse` and "
-                f"`export` go by that: `bluemask run {escape(str(config))}` makes this one the store's again",
+                f"[yellow]but by the config of the store's last run there is[/], and `status`, `browse` and `export` go by that: "
+                f"`bluemask run {escape(str(config))}` makes this one the store's again",
                 highlight=False,
                 soft_wrap=True,
             )
+
+
+def _is_stale(store: Store) -> bool:
+    """Whether anything is to be made anew by the config of the store's last run."""
+    plan = plan_of(store, stored_config(store))
+    return any(plan.todo(stage) for stage in stages())
 
 
 def _print_changes(run: Run, console: Console) -> None:

@@ -13,6 +13,7 @@ from typing import Any, Literal
 from flows.config import Config
 from models.checkpoints import OFFICIAL, cache_folder, digest, sam_checkpoint
 from models.hardware import has_bfloat16_unit
+from models.sam_shapes import WEIGHTS
 from storage.store import Store
 from tasks.stage import ModelKind
 
@@ -93,7 +94,7 @@ def model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
 def _model_digest(store: Store, config: Config, kind: ModelKind) -> str | None:
     if kind == "sam" and config.sam.checkpoint is None and config.sam.model in OFFICIAL:
         return OFFICIAL[config.sam.model].sha256
-    fixed = _sam_path(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
+    fixed = _file(config, kind)
     if fixed is not None:
         if not fixed.is_file():
             raise NoNetworkError(
@@ -108,6 +109,13 @@ def prepare(config: Config, kind: ModelKind) -> None:
     """Have SAM's file at hand, fetched where it has to be, before any block needs it. Raises with the remedy."""
     if kind == "sam":
         _sam_path(config.sam.model, config.sam.checkpoint)
+
+
+def _file(config: Config, kind: ModelKind) -> Path | None:
+    """Where a network's weights lie, of one that the store does not keep."""
+    if kind == "sam":
+        return _sam_path(config.sam.model, config.sam.checkpoint)
+    return WEIGHTS / "tiny_vit.safetensors" if kind == "start" else pinned(config, kind)
 
 
 @lru_cache(maxsize=8)
@@ -126,8 +134,7 @@ def load_model(store: Store, config: Config, kind: ModelKind) -> Any:
     key = model_digest(store, config, kind)
     if key is None:
         raise NoNetworkError(f"no {kind} network has been trained yet for {store.name}")
-    path = _sam_path(config.sam.model, config.sam.checkpoint) if kind == "sam" else pinned(config, kind)
-    return load_network(store, config, kind, key, path)
+    return load_network(store, config, kind, key, _file(config, kind))
 
 
 def load_network(store: Store, config: Config, kind: ModelKind, key: str, path: Path | None = None) -> Any:
@@ -143,6 +150,10 @@ def _load(kind: ModelKind, key: str, path: Path, sam: str, device: str) -> Any:
         from models.sam import build_sam
 
         return build_sam(sam, path, device=device)
+    if kind == "start":
+        from models.start import load_start
+
+        return load_start(path, device)
     if kind == "vit":
         from models.vit import load_vit
 

@@ -40,8 +40,14 @@ def section(config: Config, names: Iterable[str]) -> dict[str, Any]:
 
 
 def facts(config: Config, names: Iterable[str]) -> dict[str, Any]:
-    """Keywords of a stage that follow from the config as a whole. Raises KeyError for an unknown one."""
-    known = {"input_side": lambda: input_side(config.sam.model)}
+    """Keywords of a stage that follow from the config as a whole. Raises KeyError for an unknown one.
+
+    guided: whether the config's ViT asks for objectness; of a pinned one nothing is looked at, so that it may be made for nobody.
+    """
+    known: dict[str, Callable[[], Any]] = {
+        "input_side": lambda: input_side(config.sam.model),
+        "guided": lambda: config.train_vit.objectness,
+    }
     return {name: known[name]() for name in names}
 
 

@@ -98,6 +98,9 @@ class Selection:
         """Labels of which the confidence asked for left nothing, as far as they were given out."""
         self.items = [item for item in items if self._wanted(item)]
         self.paths = {item.row.path for item in self.items}
+        if not self.items and self.lost:
+            path, why = min(self.lost.items())
+            raise StoreError(f"{path}: {why}")
         if not self.items:
             raise ExportError(f"no label is left to export: {self.told() or 'there is none'}")
 

@@ -32,7 +32,7 @@ if TYPE_CHECKING:
     from models.fusion import Precision
 
 READS: dict[ModelKind, tuple[str, ...]] = {
-    "vit": ("image", "label"),
+    "vit": ("image", "objectness", "label"),
     "fusion": READS_OF_FUSION,
 }
 """Arrays that each training reads."""

@@ -57,8 +57,8 @@ def _tell_of_history(console: Console, found: list[Finding]) -> None:
     lost = {finding.block for finding in found if finding.kind == "history"}
     if lost:
         console.print(
-            f"{so_many(len(lost), 'blocks')} without the arrays before the present ones: whether labels changed there last night "
-            "is not known any more, and `browse` shows none of them as changed",
+            f"{so_many(len(lost), 'blocks')} without the arrays before the present ones: which labels changed there last night "
+            "is not known any more",
             highlight=False,
             soft_wrap=True,
         )

@@ -39,9 +39,18 @@ class Activation:
     score: np.ndarray
 
 
-def object_map(model: ClassTokenViT, image: np.ndarray, precision: str = "float32") -> np.ndarray | None:
-    """Objectness (y, x) float32 in [0, 1] by the network's start; None where the network has none."""
-    return None if model.start is None else objectness(model.start, image, precision=precision)
+def object_map(
+    model: ClassTokenViT, image: np.ndarray, precision: str = "float32", known: np.ndarray | None = None
+) -> np.ndarray | None:
+    """Objectness (y, x) float32 in [0, 1] by the network's start; None where the network has none.
+
+    known: (y, x) float, what the start that bluemask ships finds: taken where the network's own is that one.
+    """
+    if model.start is None:
+        return None
+    if known is not None and model.as_shipped:
+        return np.asarray(known, np.float32)
+    return objectness(model.start, image, precision=precision)
 
 
 def fitted(size: tuple[int, int], side: int) -> tuple[int, int]:
@@ -141,6 +150,7 @@ def activate(
     attention: bool = False,
     affinity: bool = False,
     adaptive: bool = False,
+    known: np.ndarray | None = None,
 ) -> Activation:
     """The CAM of every class that an image's label names, over all scales and flips, and the scores of all at one scale.
 
@@ -150,11 +160,11 @@ def activate(
 
     image: (y, x, 3) uint8; present: (class,) bool, the label; scales: of the network's own side; precision: float32 or bfloat16 (autocast).
     attention, affinity: `attend` and `spread` of `models.refinements.refined`; adaptive: whether `adapted` has the
-    last word.
+    last word. known: as of `object_map`.
     Without objectness the CAM is ReLU of the patch logits (eq. 1). With it, it is objectness times the sigmoid of the
     patch logits; or `shared` of both, where these were distilled from it.
     """
-    objects = object_map(model, image, precision)
+    objects = object_map(model, image, precision, known)
     device = next(model.parameters()).device
     maps, scores = [], []
     with torch.autocast(device.type, torch.bfloat16, enabled=precision == "bfloat16"):

@@ -156,6 +156,12 @@ def load_start(path: Path | None = None, device: str | torch.device = "cpu") -> 
     return start.to(device).eval().requires_grad_(False)
 
 
+def is_shipped(start: Start) -> bool:
+    """Whether a start has the very weights that bluemask ships."""
+    shipped, own = load_start().state_dict(), start.state_dict()
+    return all(torch.equal(tensor, own[name].cpu()) for name, tensor in shipped.items())
+
+
 def _padded(image: Tensor) -> Tensor:
     """Reflects at the right and bottom edge up to a multiple of `MULTIPLE`; (1, 3, y, x)."""
     height, width = image.shape[2:]

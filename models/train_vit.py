@@ -237,11 +237,12 @@ def calibrate(
     recipe: Recipe,
     precision: str,
     report: Report | None = None,
+    known: Sequence[np.ndarray] | None = None,
 ) -> Tensor:
     """τ_c: per class, the median over its training images of the CAM's 3×3-smoothed maximum; (class,) float32.
 
     At most `recipe.calibration` images a class are looked at, drawn by the seed; 0 for a class without images.
-    report: called after each of them.
+    report: called after each of them. known: as of `train_vit`.
     """
     chosen = []
     for which in range(labels.shape[1]):
@@ -252,7 +253,8 @@ def calibrate(
     for which, some in enumerate(chosen):
         maxima = []
         for i in some:
-            seen = activate(model, images[i], labels[i].astype(bool), precision=precision, **recipe.looking())
+            how = recipe.looking() | {"precision": precision, "known": None if known is None else known[i]}
+            seen = activate(model, images[i], labels[i].astype(bool), **how)
             maxima.append(smoothed_maximum(seen.cam[which]))
             if one_more is not None:
                 one_more()
@@ -261,12 +263,17 @@ def calibrate(
 
 
 def _examples(
-    model: ClassTokenViT, images: Sequence[np.ndarray], labels: np.ndarray, precision: str, folder: Path
+    model: ClassTokenViT,
+    images: Sequence[np.ndarray],
+    labels: np.ndarray,
+    precision: str,
+    folder: Path,
+    known: Sequence[np.ndarray] | None = None,
 ) -> Spool[Example]:
-    """Objectness is frozen, so it is made once, and kept at the size that training sees. folder: see `Spool`."""
+    """Objectness is frozen, so it is had once, and kept at the size that training sees. folder: see `Spool`."""
     examples = Spool(Example, folder)
-    for image, label in zip(images, labels, strict=True):
-        objects = object_map(model, image, precision)
+    for n, (image, label) in enumerate(zip(images, labels, strict=True)):
+        objects = object_map(model, image, precision, None if known is None else known[n])
         small = fitted((image.shape[0], image.shape[1]), model.side)
         if small[0] < image.shape[0]:
             image = resized(image, small)
@@ -300,6 +307,7 @@ def train_vit(
     *,
     out: Path,
     state: Path,
+    known: Sequence[np.ndarray] | None = None,
     device: str = "cpu",
     precision: str = "float32",
     threads: int | None = None,
@@ -308,7 +316,7 @@ def train_vit(
     """Trains a network and writes it.
 
     images: each (y, x, 3) uint8, any size; read twice and in order, some once more, so that they may come from disk;
-    labels: (image, class) bool, all False for a good surface.
+    labels: (image, class) bool, all False for a good surface. known: of each image, as of `models.cams.object_map`.
     out: the safetensors file to write; state: a folder that holds the state of trainings under way, one a
     recipe and data: a training that was killed goes on from there and ends with the same bits (same device,
     threads and precision). precision: float32 or bfloat16 (autocast). threads: of torch; None: as they are.
@@ -327,7 +335,7 @@ def train_vit(
     examples: Sequence[Example] = (
         []
         if training.over
-        else _examples(training.model, Watched(images, report, READ), labels, precision, state)
+        else _examples(training.model, Watched(images, report, READ), labels, precision, state, known)
     )
     due = Due(SAVE_EVERY)
     while not training.over:
@@ -337,6 +345,6 @@ def train_vit(
             training.save(folder)
         if report is not None:
             report(steps if training.over else training.step, steps, loss, STEPS)
-    training.average.tau.copy_(calibrate(training.average, images, labels, recipe, precision, report))
+    training.average.tau.copy_(calibrate(training.average, images, labels, recipe, precision, report, known))
     about = {"recipe": recipe.digest(), "data": data, "steps": training.patience.told()}
     return save_vit(out, training.average, about)

@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import timm
@@ -17,7 +18,7 @@ from torch.nn import functional
 
 from models.checkpoints import load_checkpoint, save_checkpoint
 from models.refinements import attention_of
-from models.start import Start, load_start, patch_positions, tiny_backbone
+from models.start import Start, is_shipped, load_start, patch_positions, tiny_backbone
 
 TINY = "tiny"
 METADATA = "cam branch"  # the entry of a checkpoint that describes the network
@@ -113,6 +114,11 @@ class ClassTokenViT(nn.Module):
         self.tau: Tensor
         if backbone.cls_token is not None:  # its copies take its place
             backbone.cls_token.requires_grad_(False)
+
+    @cached_property
+    def as_shipped(self) -> bool:
+        """Whether its start is the one that bluemask ships: an older network bears that of its time."""
+        return self.start is not None and is_shipped(self.start)
 
     @property
     def patch_size(self) -> int:

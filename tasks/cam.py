@@ -81,8 +81,10 @@ def cam(
     *,
     image: np.ndarray,
     size: np.ndarray,
+    objectness: np.ndarray,
     label: np.ndarray,
     slot_class: np.ndarray,
+    guided: bool,
     model: ClassTokenViT,
     precision: str,
     scales: Sequence[float],
@@ -95,8 +97,8 @@ def cam(
 ) -> dict[str, np.ndarray]:
     """Class activation maps of a block, for the classes that each image's label names.
 
-    image: (image, y, x, 3) uint8; size: (image, 2) uint16 true height and width; label: (image, class) bool,
-    perhaps narrower than the network's classes; slot_class: (image, slot) uint8, 0 unused.
+    image: (image, y, x, 3) uint8; size: (image, 2) uint16 true height and width; objectness: (image, y, x) float16 in [0, 1],
+    where it is `guided`; label: (image, class) bool, perhaps narrower than the network's classes; slot_class: (image, slot) uint8, 0 unused.
     precision: float32 or bfloat16. scales, flip, attention, affinity, adaptive: of `activate`. low, high: L and H.
     Returns cam (image, slot, y, x) float16 in [0, 1], 0 in padding and unused slots; score (image, class)
     float32, probabilities of all the network's classes; p1 (image, y, x) uint8, 255 uncertain and padding.
@@ -112,6 +114,7 @@ def cam(
         slots, scores[index] = _one_image(
             pixels, slot_class[index], model, precision=precision, scales=scales, flip=flip,
             attention=attention, affinity=affinity, adaptive=adaptive,
+            known=objectness[index, :height, :width] if guided else None,
         )  # fmt: skip
         cams[index, :, :height, :width] = slots
         p1[index, :height, :width] = label_map(slots, slot_class[index], low, high)
@@ -120,9 +123,9 @@ def cam(
 
 STAGE = Stage(
     name="cam",
-    version=8,
+    version=9,
     function=cam,
-    reads=("image", "size", "label", "slot_class"),
+    reads=("image", "size", "objectness", "label", "slot_class"),
     writes=(
         ArraySpec(
             name="cam", dims=("image", "slot", "y", "x"), dtype="float16", kind="probability",
@@ -138,6 +141,7 @@ STAGE = Stage(
         ),
     ),
     config=("cam",),
+    facts=("guided",),
     model="vit",
     summary="where the ViT sees each class that the label names",
 )  # fmt: skip

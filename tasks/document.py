@@ -23,11 +23,12 @@ def stage_tables() -> str:
     for stage in stages():
         reads = ", ".join(f"`{name}`" for name in stage.inputs) or "the user's files"
         config = ", ".join(f"`{name}`" for name in stage.config) or "nothing"
+        facts = "".join(f", `{name}`" for name in stage.facts)
         model = f" Network: {stage.model}." if stage.model else ""
         parts += [
             f"### {stage.name}\n",
             f"{stage.summary[0].upper()}{stage.summary[1:].rstrip('.')}.",
-            f"Reads {reads}; config: {config}; version {stage.version}.{model}\n",
+            f"Reads {reads}; config: {config}{facts}; version {stage.version}.{model}\n",
             "| array | axes | dtype | kind | fill | what it is |",
             "| --- | --- | --- | --- | --- | --- |",
             *(_array_row(spec) for spec in stage.writes),

@@ -150,10 +150,7 @@ def grey_png(label: np.ndarray, path: Path) -> None:
 def jpeg(sample: Sample, path: Path) -> None:
     """Write an image as JPEG, for loaders that know nothing else: a JPEG as it is, the rest at quality 95."""
     if sample.image is None:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        path.unlink(missing_ok=True)  # a link that lies there leads to a file that is none of ours
-        shutil.copyfile(sample.file, path)
-        wrote(path, pixels=True)
+        _place(sample.file, path)
     else:
         _save(Image.fromarray(sample.image), path, pixels=True, format="JPEG", quality=95, subsampling=0)
 
@@ -170,14 +167,23 @@ def place_image(sample: Sample, path: Path, images: Images) -> Path:
         _save(Image.fromarray(sample.image), target, pixels=True, format="PNG")
         return target
     target = path.with_name(path.name + sample.file.suffix)
-    target.parent.mkdir(parents=True, exist_ok=True)
-    target.unlink(missing_ok=True)
-    if images == "link":
-        target.symlink_to(sample.file.resolve())
-    else:
-        shutil.copyfile(sample.file, target)
-    wrote(target, pixels=True)
+    _place(sample.file, target, link=images == "link")
     return target
+
+
+def _place(file: Path, target: Path, *, link: bool = False) -> None:
+    """Copy an image, or link to it, in place of whatever lies there. Raises ExportError where that is the image itself."""
+    target.parent.mkdir(parents=True, exist_ok=True)
+    if target.exists() and not target.is_symlink() and target.samefile(file):
+        raise ExportError(f"{target.parent} leads into the image folder: {file} lies there; remove that link")
+    partial = target.with_name(target.name + ".partial")
+    partial.unlink(missing_ok=True)
+    if link:
+        partial.symlink_to(file.resolve())
+    else:
+        shutil.copyfile(file, partial)
+    partial.replace(target)
+    wrote(target, pixels=True)
 
 
 def write_classes(out: Path, names: Sequence[str]) -> None:

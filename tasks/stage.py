@@ -13,7 +13,7 @@ import numpy as np
 from storage.arrays import ArraySpec
 
 Arrays = dict[str, np.ndarray]
-ModelKind = Literal["sam", "vit", "fusion"]
+ModelKind = Literal["sam", "start", "vit", "fusion"]
 
 _LISTENER: ContextVar[Callable[[int], None] | None] = ContextVar("listener", default=None)
 """Who is told how far a stage's function is; beside its arguments, as what it returns does not depend on it."""
@@ -57,7 +57,7 @@ class Stage:
     streamed: of what it reads, the arrays that it takes an image at a time, in order: they are not held whole.
     model: the network that it needs, loaded once a worker by the flow.
     facts: keywords that follow from other parts of the config (`input_side`, the side in pixels of
-        SAM's input), passed on and fingerprinted.
+        SAM's input; `guided`, whether objectness is asked for), passed on and fingerprinted.
     summary: one line for people.
     """
 

@@ -68,7 +68,7 @@ _ACCOUNT: ContextVar[Account | None] = ContextVar("account", default=None)
 @contextmanager
 def accounted(out: Path, store: str) -> Iterator[Account]:
     """Have every file that is written meanwhile, in this thread, noted in `out`, which is there."""
-    with (out / NAME).open("a", encoding="ascii") as log:
+    with own(out / NAME).open("a", encoding="ascii") as log:
         log.write("\n")  # ends a line that a kill cut off
         account = Account(out, store, log)
         before = _ACCOUNT.set(account)
@@ -76,6 +76,13 @@ def accounted(out: Path, store: str) -> Iterator[Account]:
             yield account
         finally:
             _ACCOUNT.reset(before)
+
+
+def own(path: Path) -> Path:
+    """A place for an export's own notes: a link that somebody put there goes, what it leads to stays as it is."""
+    if path.is_symlink():
+        path.unlink()
+    return path
 
 
 def wrote(path: Path, *, pixels: bool = False) -> None:

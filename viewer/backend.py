@@ -173,6 +173,14 @@ class Backend:
         mask = self.reviews.mask(opened.row["sha256"])
         return found | ({} if mask is None else {"correction": int(mask[y, x])})
 
+    @staticmethod
+    def _asked(opened: Opened) -> bool:
+        """Whether the embedded start was asked about an image; nobody was in a store of before, or by a config without it."""
+        try:
+            return bool(opened.item.array("objectness").any())
+        except StoreError:
+            return False
+
     # -- a page's data --------------------------------------------------------------------------------
 
     def page(self, image: int) -> dict[str, Any]:
@@ -200,6 +208,7 @@ class Backend:
         ]
         shown = panels.strip_panels(
             views,
+            objects=self._asked(opened),
             before=self.before(opened) is not None,
             truth=self._truth(opened.row["path"]) is not None,
             correction=bool(history.last.mask),

@@ -50,10 +50,12 @@ def describe(view: View) -> str:
     return " · ".join(parts + [where] * bool(where)) or "as it is"
 
 
-def strip_panels(views: Sequence[View], *, before: bool, truth: bool, correction: bool) -> list[Panel]:
+def strip_panels(
+    views: Sequence[View], *, objects: bool, before: bool, truth: bool, correction: bool
+) -> list[Panel]:
     """Every panel of an image, from its pixels to its label.
 
-    before, truth, correction: whether there is last night's P, a ground truth, and a corrected mask.
+    objects: whether the embedded start was asked; before, truth, correction: whether there is last night's P, a ground truth, and a corrected mask.
     """
     panels = [Panel("image", "Image", "the image itself", "Image", overlay=False)]
     for j, view in enumerate(views):
@@ -71,6 +73,8 @@ def strip_panels(views: Sequence[View], *, before: bool, truth: bool, correction
     panels += [
         Panel("mean", "Mean", "share of the views that see the class", "Where the views agree"),
         Panel("entropy", "Entropy", "disagreement of the views in bits", "Where the views agree"),
+        *[Panel("objectness", "Objectness", "where the embedded start sees a defect of any class",
+                "Where the classifier looks")] * objects,
         Panel("cam", "CAM", "where the ViT sees the class", "Where the classifier looks"),
         Panel("prompts", "Prompts", "what SAM was asked, on the image", "Where the classifier looks",
               overlay=False, prompts=True),
@@ -112,6 +116,8 @@ def draw_panel(name: str, item: Labelled, slot: int, extra: Callable[[str], np.n
         return _draw_view(item, slot, int(number), upright=kind == "back")
     if kind in ("mean", "entropy", "cam"):
         return heat(item.array(kind)[slot], style.HEAT)
+    if kind == "objectness":
+        return heat(item.array(kind), style.HEAT)
     if kind == "confidence":
         return heat(item.array(kind), style.TRUST)
     if kind in ("p1", "p2", "p"):

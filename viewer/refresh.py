@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, LiteralString, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -19,6 +19,7 @@ from storage.store import Store, StoreError
 from tasks.doubt import NEEDED, Contradiction, Doubt, contradiction_of, doubt_of
 from tasks.reading import cut
 from tasks.registry import stages, writer
+from viewer import earlier
 from viewer.index import Index, set_meta
 from viewer.rows import take_catalog
 
@@ -35,7 +36,7 @@ class BlockState(NamedTuple):
 
 
 Remembered = Callable[[], Mapping[int, Contradiction]]
-"""By id, contradictions that the classifier has taken back since it learned from the label; the nights keep them."""
+"""By id, what the last nights found contradicted: a classifier that agrees by now may have learned the label by heart."""
 States = Callable[[], Mapping[str, Mapping[str, BlockState]]]
 """Stage → block → state; the flows give it, for only they know the config."""
 OVERALL = {"fresh": "labelled", "stale": "stale", "failed": "failed", "missing": "waiting"}
@@ -168,7 +169,7 @@ class Refresher:
                 (*_columns(doubt), contradiction is not None, differs, receipts[LABEL_STAGE].made,
                  label_digest(part["p"]), row.id)
             )  # fmt: skip
-            details.append((json.dumps(doubt.area), *_told(contradiction), row.id))
+            details.append((json.dumps(doubt.area), *earlier.columns(contradiction), row.id))
         with self.index.writing() as db:
             db.executemany(
                 "UPDATE image SET doubt=?, entropy=?, disagreement=?, empty=?, unsure=?, contradicted=?, differs=?, made=?, "
@@ -214,17 +215,10 @@ class Refresher:
         return review_state(last.verdict, last.judged, last.mask or content), last.mask
 
     def _take_earlier(self) -> None:
-        """Mark what an earlier night found contradicted and nobody has judged since."""
+        """Mark what an earlier night found contradicted, the classifier does not any more, and nobody has judged since."""
         if self._earlier is None:
             self._earlier = self.remembered()
-        with self.index.writing() as db:
-            _drop_earlier(db, "SELECT id FROM detail WHERE earlier")
-            db.executemany(
-                "UPDATE detail SET given=?, given_score=?, said=?, said_score=?, earlier=1 WHERE id=? AND said IS NULL "
-                "AND EXISTS (SELECT 1 FROM image WHERE image.id = detail.id AND active AND review = 'none')",
-                [(*_told(found), image) for image, found in self._earlier.items()],
-            )
-            db.execute("UPDATE image SET contradicted=1 WHERE id IN (SELECT id FROM detail WHERE earlier)")
+        earlier.take(self.index, self._earlier, self.store.classes())
 
     def take_review(self, image: int) -> None:
         """Take in one image's review at once, without a look at the rest."""
@@ -234,8 +228,10 @@ class Refresher:
             with self.index.writing() as db:
                 _set_review(db, state, mask, row["sha256"])
                 if state != "none":
-                    _drop_earlier(db, "SELECT id FROM detail WHERE earlier AND id = ?", image)
-                set_meta(db, _review_counts(db))  # a page that is filtered by reviews shows it at once
+                    earlier.drop(db, row["sha256"])
+                set_meta(
+                    db, _review_counts(db) | {"contradicted": earlier.count(db)}
+                )  # a page that is filtered by reviews shows it at once
 
     def _count(self) -> None:
         with self.index.writing() as db:
@@ -255,9 +251,7 @@ class Refresher:
                     "split": db.execute(
                         "SELECT count(*) FROM image WHERE active AND disagreement >= 0.5"
                     ).fetchone()[0],
-                    "contradicted": db.execute(
-                        "SELECT count(*) FROM image WHERE active AND contradicted"
-                    ).fetchone()[0],
+                    "contradicted": earlier.count(db),
                 },
             )
         self.on_change()
@@ -296,16 +290,6 @@ def _set_review(db: sqlite3.Connection, state: str, mask: str, sha256: str) -> N
         )
 
 
-def _drop_earlier(db: sqlite3.Connection, which: LiteralString, *values: int) -> None:
-    """Forget contradictions of earlier nights. which: a query of their images' ids, with its values."""
-    ids = db.execute(which, values).fetchall()
-    db.executemany("UPDATE image SET contradicted=0 WHERE id=?", ids)
-    db.executemany(
-        "UPDATE detail SET given=NULL, given_score=NULL, said=NULL, said_score=NULL, earlier=0 WHERE id=?",
-        ids,
-    )
-
-
 def _differs(p: np.ndarray, before: np.ndarray | None) -> int:
     """0 the same as before, 1 another label, 2 there was none."""
     if before is None:
@@ -317,10 +301,6 @@ def _columns(doubt: Doubt) -> tuple[float, ...]:
     unsure = 1 - doubt.confidence
     overall = max(doubt.empty, (doubt.entropy + doubt.disagreement + unsure) / 3)
     return overall, doubt.entropy, doubt.disagreement, doubt.empty, unsure
-
-
-def _told(found: Contradiction | None) -> tuple[float | None, ...]:
-    return (None,) * 4 if found is None else tuple(vars(found).values())
 
 
 def _timing(receipt: Receipt | None) -> tuple[float, int, str]:

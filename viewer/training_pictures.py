@@ -183,15 +183,15 @@ def choose(
 def look(model: Any, record: Mapping[str, np.ndarray], k: int, name: str, **looking: Any) -> Sight:
     """Where a network sees a class.
 
-    record: `image` (y, x, 3) uint8 and `label` (class,) bool, perhaps narrower than the network's classes; k: the
-    class, from 0; looking: of `models.cams.activate`.
+    record: `image` (y, x, 3) uint8, `label` (class,) bool, perhaps narrower than the network's classes, and perhaps
+    `objectness` (y, x), of which nothing is known without; k: the class, from 0; looking: of `models.cams.activate`.
     """
     from models.cams import activate, fitted, resized
 
     image, label = np.ascontiguousarray(record["image"]), record["label"]
     present = np.zeros(model.classes, bool)
     present[: len(label)] = label
-    seen = activate(model, image, present, **looking)
+    seen = activate(model, image, present, known=record.get("objectness"), **looking)
     cam = normalised(seen.cam[k], float(model.tau[k]))
     size = fitted((image.shape[0], image.shape[1]), min(LARGEST, max(image.shape[:2])))
     return Sight(resized(image, size), resized(cam, size), name, float(seen.score[k]))

@@ -326,7 +326,7 @@ def test_a_repair_says_what_it_cannot_bring_back(site):
     mended = said(lambda *words: verify_store(*words, repair=True), site.store.root)
     assert "1 damaged, 1 repaired" in mended
     assert (
-        "1 block without the arrays before the present ones: whether labels changed there last night is not known"
+        "1 block without the arrays before the present ones: which labels changed there last night is not known"
         in mended
     )
     assert "before the present ones" not in said(

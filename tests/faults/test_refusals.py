@@ -21,7 +21,7 @@ from models.vit import load_vit
 from storage.catalog import CatalogError, load
 from storage.lock import StoreLockedError
 from storage.sources import SourceError
-from tasks.registry import stages
+from tasks.registry import stage, stages
 
 
 def forecast(site):
@@ -68,7 +68,7 @@ def test_who_lost_the_lock_writes_nothing(site):
     run.plan.force("mask", ["b000000"])
     before = sorted(site.store.root.rglob("arrays/mask/**/*"))
     with pytest.raises(StoreLockedError, match="taken over by another run"):
-        run.job.run(stages()[5], "b000000")
+        run.job.run(stage("mask"), "b000000")
     assert sorted(site.store.root.rglob("arrays/mask/**/*")) == before
 
 
@@ -79,7 +79,7 @@ def test_who_is_still_at_work_after_the_lock_was_left_writes_nothing(site):
     run.plan.force("mask", ["b000000"])
     before = store.receipt("mask", "b000000")
     with pytest.raises(StoreLockedError, match="taken over by another run"):
-        run.job.run(stages()[5], "b000000")
+        run.job.run(stage("mask"), "b000000")
     assert store.receipt("mask", "b000000") == before
 
 
@@ -104,8 +104,8 @@ def test_a_config_changed_halfway_is_not_mixed(site, tell):
     config = site.config
     with site.store.writing():
         run = Run(site.store, config, Silent())
-        for block in run.plan.todo(stages()[6]):
-            run.job.run(stages()[6], block)
+        for block in run.plan.todo(stage("ensemble")):
+            run.job.run(stage("ensemble"), block)
             site.change(ensemble={"votes": 1})  # what stands in the file now is for the next run
             break
         rest = run.forecast()

@@ -11,6 +11,7 @@ from flows.selection import Choice
 from storage.catalog import load, save
 from storage.reviews import Review, Reviews, label_digest
 from storage.store import Store
+from tasks.export import ExportError
 from tasks.formats import FORMATS
 from tasks.reading import Labelled
 from tasks.written import NAME, keep_known, known_files
@@ -248,6 +249,31 @@ def test_nothing_is_written_through_a_link_that_somebody_put_there(labelled, tmp
         (theirs / str(n)).write_bytes(b"of somebody else")
         (out / name).unlink()
         (out / name).symlink_to(theirs / str(n))
+    for name in (NAME, MADE_AS, "UNFINISHED.txt"):
+        kept = (out / name).read_bytes() if (out / name).exists() else b""
+        (theirs / name).write_bytes(kept)
+        (out / name).unlink(missing_ok=True)
+        (out / name).symlink_to(theirs / name)
+    notes = {name: (theirs / name).read_bytes() for name in (NAME, MADE_AS, "UNFINISHED.txt")}
     export(labelled, out, kind=kind)
+    assert {name: (theirs / name).read_bytes() for name in notes} == notes
+    for name in notes:
+        (theirs / name).unlink()
     assert {path.read_bytes() for path in theirs.iterdir()} == {b"of somebody else"}
     assert b"of somebody else" not in files(out).values()
+
+
+@pytest.mark.parametrize("kind", ["cvat", "label-studio"])
+@pytest.mark.parametrize("images", ["copy", "link"])
+def test_a_folder_that_leads_to_the_images_is_refused_and_they_stay(labelled, tmp_path, kind, images):
+    source, out = labelled.root / "images", tmp_path / "out"
+    before = {path: path.read_bytes() for path in source.rglob("*") if path.is_file()}
+    out.mkdir()
+    (out / "images").symlink_to(source)
+    with pytest.raises(ExportError, match=r"leads into the image folder: .* remove that link"):
+        export(labelled, out, kind=kind, images=images)
+    assert {path: path.read_bytes() for path in before} == before
+    assert not any(path.is_symlink() for path in before)
+    (out / "images").unlink()
+    export(labelled, out, kind=kind, images=images)
+    assert not (out / "UNFINISHED.txt").exists()

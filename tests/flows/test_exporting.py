@@ -320,7 +320,7 @@ def test_damage_costs_an_export_the_images_that_it_befell_and_is_told(
     again = flipped(labelled, stage, name)
     fresh = tmp_path / "fresh"
     with pytest.raises(
-        StoreError, match=rf"could not be read and (is|are) missing in .*arrays/{stage}.*is damaged"
+        StoreError, match=rf"could not be read, and not written to .*arrays/{stage}.*is damaged"
     ) as error:
         export_store(root, fresh, QUIET, kind=kind)
     assert "\\x" not in str(error.value)
@@ -328,7 +328,7 @@ def test_damage_costs_an_export_the_images_that_it_befell_and_is_told(
     left = {path.relative_to(fresh) for path in files_in(fresh / folder)}
     assert 0 < len(missing) < len(whole)
     assert len(left) == len(whole) - len(missing)
-    with pytest.raises(StoreError, match="could not be read"):  # into the folder of the good one
+    with pytest.raises(StoreError, match=f"where an earlier export's stays of {len(missing)}: "):
         export_store(root, out, QUIET, kind=kind)
     assert {path.relative_to(out) for path in files_in(out / folder)} == whole.keys(), (
         "a good label is not taken away"
@@ -346,4 +346,16 @@ def test_a_judged_label_that_cannot_be_read_is_told_as_well(labelled, tmp_path):
     )
     flipped(labelled, "fuse", "p")
     with pytest.raises(StoreError, match=rf"{item.row.path}: arrays/fuse"):
+        export_store(labelled.store.root, tmp_path / "out", QUIET)
+
+
+def test_where_nothing_can_be_read_the_damage_is_told_with_its_remedy(labelled, tmp_path):
+    for item in finished(labelled.store, labelled.config):
+        Reviews(labelled.store).add(
+            item.row.sha256, Review(verdict="accept", judged=label_digest(item.array("p")))
+        )
+    for receipt in labelled.store.receipts("fuse").values():
+        described = labelled.store.root / receipt.group / "p" / "zarr.json"
+        described.write_text(described.read_text().replace("0", "1"))
+    with pytest.raises(StoreError, match=r"is damaged .* makes it anew"):
         export_store(labelled.store.root, tmp_path / "out", QUIET)

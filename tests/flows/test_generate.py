@@ -66,7 +66,9 @@ def test_a_second_run_finds_nothing_to_do(site):
     assert site.digests() == before
 
 
-@pytest.mark.parametrize("name", ["ingest", "augment", "embed", "cam", "prompt", "mask", "ensemble", "fuse"])
+@pytest.mark.parametrize(
+    "name", ["ingest", "augment", "objectness", "embed", "cam", "prompt", "mask", "ensemble", "fuse"]
+)
 def test_a_deleted_receipt_redoes_that_block_alone(site, name):
     before = site.digests()
     block = blocks(site)[1]

@@ -7,10 +7,11 @@ import numpy as np
 import pytest
 import torch
 
-from models import patience
+from models import cams, patience
 from models import train_vit as module
 from models.cams import activate
 from models.checkpoints import load_checkpoint
+from models.start import load_start, objectness
 from models.surfaces import generate
 from models.telling import STEPS
 from models.train_start import draw_batch, start_loss
@@ -254,3 +255,32 @@ def test_start_images_are_drawn_from_their_seed_and_a_right_answer_costs_less():
     share = torch.nn.functional.avg_pool2d((kinds > 0).float()[:, None], 2)[:, 0]
     right, wrong = (start_loss(sign * 8 * (share - 0.5), torch.zeros(4, 8, 8, 6), kinds) for sign in (1, -1))
     assert right < wrong
+
+
+def test_what_the_start_finds_is_taken_where_it_is_known(data, tmp_path, monkeypatch):
+    images, labels = data
+    recipe = replace(RECIPE, min_steps=2, epochs=0.01)
+    how = {"state": tmp_path / "state", "threads": 1}
+    start = load_start()
+    known = [objectness(start, image) for image in images]
+    train_vit(images, labels, recipe, out=tmp_path / "alone.safetensors", **how)
+
+    def asked(*_, **__):
+        raise AssertionError("the start was asked again")
+
+    monkeypatch.setattr(cams, "objectness", asked)
+    train_vit(
+        images,
+        labels,
+        recipe,
+        out=tmp_path / "known.safetensors",
+        known=known,
+        state=tmp_path / "other",
+        threads=1,
+    )
+    alone, told = (load_vit(tmp_path / f"{name}.safetensors") for name in ("alone", "known"))
+    for name, tensor in alone.state_dict().items():
+        assert torch.equal(tensor, told.state_dict()[name]), name
+    told.__dict__["as_shipped"] = False  # of an older network, whose start is another
+    with pytest.raises(AssertionError, match="asked again"):
+        cams.object_map(told, images[0], known=known[0])

@@ -1,13 +1,16 @@
 import numpy as np
 import pytest
 
+from models.cams import object_map
+from models.start import load_start
 from models.surfaces import generate
 from models.vit import ClassTokenViT, build_vit
+from tasks import objectness
 from tasks.cam import STAGE, cam, label_map, normalised, p1_hard
 
 HOW = {
     "precision": "float32", "scales": (1.0,), "flip": False, "low": 0.25, "high": 0.7, "attention": False,
-    "affinity": False, "adaptive": False,
+    "affinity": False, "adaptive": False, "guided": True,
 }  # fmt: skip
 
 
@@ -24,7 +27,10 @@ def block() -> dict[str, np.ndarray]:
         image[index, :height, :width] = drawn.image
     label = np.array([[True, False, True], [False, True, False], [False, False, False]])
     slot_class = np.array([[1, 3], [2, 0], [0, 0]], np.uint8)
-    return {"image": image, "size": size, "label": label, "slot_class": slot_class}
+    known = objectness.objectness(
+        image=image, size=size, guided=True, model=load_start(), precision="float32"
+    )
+    return {"image": image, "size": size, "label": label, "slot_class": slot_class, **known}
 
 
 @pytest.fixture(scope="module")
@@ -63,7 +69,8 @@ def test_p1_names_only_the_label_s_classes(made):
 def test_an_image_does_not_depend_on_its_neighbours_or_padding(model, block, made):
     height, width = block["size"][1]
     alone = {name: value[1:2] for name, value in block.items()}
-    alone["image"] = alone["image"][:, :height, :width]
+    for name in ("image", "objectness"):
+        alone[name] = alone[name][:, :height, :width]
     single = cam(model=model, **alone, **HOW)
     assert np.array_equal(single["cam"][0], made["cam"][1, :, :height, :width])
     assert np.array_equal(single["score"][0], made["score"][1])
@@ -108,3 +115,36 @@ def test_p1_is_unsure_between_low_and_high_and_p1_hard_never():
     slots = np.array([2, 5], np.uint8)
     assert label_map(values, slots, 0.25, 0.7).tolist() == [[0, 0, 255, 2, 5]]
     assert p1_hard(values, slots, 0.25, 0.7).tolist() == [[0, 0, 5, 2, 5]]
+
+
+def test_objectness_is_had_once_and_is_what_a_network_finds_itself(model, block, made):
+    objectness.STAGE.writes[0].check(block["objectness"])
+    for n, (height, width) in enumerate(block["size"].tolist()):
+        inside = block["objectness"][n, :height, :width]
+        own = object_map(model, np.ascontiguousarray(block["image"][n, :height, :width]))
+        np.testing.assert_array_equal(inside, own.astype(np.float16))
+        assert block["objectness"][n].sum() == pytest.approx(inside.sum(dtype=np.float32), rel=1e-3), (
+            "0 in padding"
+        )
+    alone = cam(model=model, **block, **{**HOW, "guided": False})
+    assert np.abs(alone["cam"].astype(np.float32) - made["cam"]).max() < 2e-3, (
+        "but for the rounding to 16 bits"
+    )
+    assert (alone["p1"] != made["p1"]).mean() < 1e-3
+
+
+def test_a_network_of_another_start_does_not_go_by_that_of_today(model, block):
+    older = build_vit("tiny", 3, side=64, objectness=True).eval()
+    older.start.kind.weight.mul_(1.5)
+    assert (model.as_shipped, older.as_shipped) == (True, False)
+    wrong = dict(block, objectness=np.zeros_like(block["objectness"]))
+    assert np.array_equal(
+        cam(model=older, **wrong, **HOW)["cam"], cam(model=older, **block, **{**HOW, "guided": False})["cam"]
+    )
+
+
+def test_where_no_network_asks_for_it_nothing_is_computed(block):
+    found = objectness.objectness(
+        image=block["image"], size=block["size"], guided=False, model=None, precision="float32"
+    )
+    assert not found["objectness"].any()

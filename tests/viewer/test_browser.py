@@ -156,7 +156,18 @@ def test_every_panel_is_drawn_and_not_blank(page):
     panels = page.locator(".panel")
     titles = panels.locator("figcaption b").all_inner_texts()
     assert titles[:3] == ["Image", "View 1", "back in place"]
-    assert titles[9:] == ["Mean", "Entropy", "CAM", "Prompts", "P1", "P2", "P", "Confidence", "Ground truth"]
+    assert titles[9:] == [
+        "Mean",
+        "Entropy",
+        "Objectness",
+        "CAM",
+        "Prompts",
+        "P1",
+        "P2",
+        "P",
+        "Confidence",
+        "Ground truth",
+    ]
     for panel in panels.all():
         ground = panel.locator("img.under").evaluate(PIXELS)
         assert ground[0] * ground[1] > 500
@@ -309,8 +320,8 @@ def test_light_and_dark_and_the_run_page(page):
     assert page.evaluate(ground) != first
     page.goto(page.base + "/run")
     assert page.evaluate(ground) != first  # it is remembered
-    assert page.locator(".heat tr").count() == 8
-    assert page.locator(".heat td.is-fresh").count() == 16
+    assert page.locator(".heat tr").count() == 9
+    assert page.locator(".heat td.is-fresh").count() == 18
     assert "broken.png" in page.locator("main").inner_text()
     page.keyboard.press("?")
     assert page.locator("#help[open]").count() == 1

@@ -40,7 +40,17 @@ def test_every_panel_is_a_picture_of_the_image_s_size(client, backend):
         page, row = backend.page(image), backend.index.image(image)
         names = [panel["name"] for panel in page["panels"]]
         assert names[:3] == ["image", "view-0", "back-0"]
-        assert names[-8:] == ["entropy", "cam", "prompts", "p1", "p2", "p", "confidence", "truth"]
+        assert names[-9:] == [
+            "entropy",
+            "objectness",
+            "cam",
+            "prompts",
+            "p1",
+            "p2",
+            "p",
+            "confidence",
+            "truth",
+        ]
         for name in [*names, "under-1"]:
             shown = pixels(client.get(f"/panel/{image}/{name}.png?v={page['version']}"))
             if not name.startswith(("view", "under")):
