@@ -295,7 +295,7 @@ def open_index(root: Path) -> Index:
 def facts(root: Path, index: Index) -> dict[str, str]:
     """What the run page says besides: where things lie, and Prefect's own page."""
     server = os.environ.get("PREFECT_UI_URL") or os.environ.get("PREFECT_API_URL", "").removesuffix("/api")
-    found = {"Store": str(root.resolve()), "Index": str(index.path)}
+    found = {"Store": str(root.resolve()), "Index": str(index.path.resolve())}
     if (root / "report.html").is_file():
         found["Report"] = str((root / "report.html").resolve())
     found["Prefect"] = server or "no server is named; set PREFECT_API_URL to see runs there"

@@ -227,7 +227,7 @@ def load_config(path: Path) -> Config:
         ) from error
     except OSError as error:
         raise ConfigError(
-            f"{path}: {error.strerror}; `bluemask init FOLDER --out {path}` writes one"
+            f"{path}: {error.strerror}; `bluemask init FOLDER --out {path} --store STORE` writes one"
         ) from error
     except (yaml.YAMLError, UnicodeDecodeError) as error:
         said = str(error).replace('"<unicode string>"', str(path))

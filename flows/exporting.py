@@ -10,7 +10,7 @@ from rich.markup import escape
 from rich.progress import track
 
 from flows.figures import contradicted_images
-from flows.outputs import fresh_labels, made_before, outdated_labels
+from flows.outputs import fresh_labels, outdated_labels, read_before
 from flows.plan import Plan
 from flows.selection import MAPS, PARTS, Choice, Selection
 from flows.summary import plan_of, stored_config
@@ -144,7 +144,7 @@ def _found(store: Store, plan: Plan, choice: Choice) -> tuple[list[Labelled], se
     old = outdated_labels(store, plan) if choice.outdated else []
     if not found and not old:
         none = f"{store.root} holds no {'label of the images as they are' if choice.outdated else 'up-to-date label'}"
-        more = not choice.outdated and any(made_before(plan, block) for block in plan.blocks)
+        more = not choice.outdated and any(read_before(store, plan, block) for block in plan.blocks)
         remedy = "; `--outdated` exports those of an earlier run" if more else ""
         raise StoreError(f"{none} (`bluemask status` says why); `bluemask run CONFIG` makes them{remedy}")
     return sorted(found + old, key=lambda item: item.row.path), {item.row.id for item in old}

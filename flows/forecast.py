@@ -60,8 +60,8 @@ def print_plan(config: Path, console: Console, progress: Console) -> None:
         console.print("[green]nothing to do:[/] every stage is fresh")
         if not is_noted(store, settings) and _is_stale(store):
             console.print(
-                f"[yellow]but by the config of the store's last run there is[/], and `status`, `browse` and `export` go by that: "
-                f"`bluemask run {escape(str(config))}` makes this one the store's again",
+                f"[yellow]`status`, `browse` and `export` take these labels for outdated[/]: they go by the config of the store's "
+                f"last run, which is another one. `bluemask run {escape(str(config))}` makes this one the store's again, in seconds",
                 highlight=False,
                 soft_wrap=True,
             )

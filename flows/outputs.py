@@ -18,6 +18,7 @@ from flows.config import Config
 from flows.plan import Plan
 from flows.summary import plan_of, stored_config
 from storage.pixels import read_label_map
+from storage.receipts import Receipt
 from storage.store import Store, StoreError, WrongInputError
 from tasks.cam import p1_hard
 from tasks.ensemble import p2_hard
@@ -53,8 +54,8 @@ def outdated_labels(store: Store, plan: Plan) -> list[Labelled]:
     """
     found = []
     for block in plan.blocks:
-        if not plan.fresh(stage("fuse"), block) and made_before(plan, block):
-            read = plan.receipts["ingest"][block]
+        read = None if plan.fresh(stage("fuse"), block) else read_before(store, plan, block)
+        if read is not None:
             pixels, slots = (store.read(read, name) for name in ("sha256", "slot_class"))
             found += [
                 item
@@ -71,17 +72,24 @@ def _labelled(store: Store, plan: Plan, block: str) -> Iterator[tuple[int, Label
             yield place, Labelled(store, row, place)
 
 
-def made_before(plan: Plan, block: str) -> bool:
-    """Whether a block has a P that was made from the images and classes that `ingest` read last, and that nobody found damaged."""
-    made, read = (plan.receipts[name].get(block) for name in ("fuse", "ingest"))
-    if made is None or read is None or ("fuse", block) in plan.damaged:
-        return False
-    same = (made.reasons.get(f"array {n}") == read.arrays[n].digest for n in ("sha256", "slot_class"))
-    return all(same) and plan.intact(made) and plan.intact(read)
+def read_before(store: Store, plan: Plan, block: str) -> Receipt | None:
+    """What `ingest` had read of the images and classes when a block's P was made, last or before; None where that is not there.
+
+    Nor where somebody found that P damaged.
+    """
+    made = plan.receipts["fuse"].get(block)
+    if made is None or ("fuse", block) in plan.damaged or not plan.intact(made):
+        return None
+    for read in (plan.receipts["ingest"].get(block), store.previous("ingest", block)):
+        if read is not None and plan.intact(read):
+            same = (made.reasons.get(f"array {n}") == read.arrays[n].digest for n in ("sha256", "slot_class"))
+            if all(same):
+                return read
+    return None
 
 
 def _of_these_pixels(item: Labelled, sha256: np.ndarray, slots: np.ndarray, classes: Sequence[str]) -> bool:
-    """Whether what `ingest` read last is an image's present content and label: it may be yet to read others.
+    """Whether what `ingest` had read is an image's present content and label.
 
     sha256: (byte=32,) uint8; slots: (slot,) uint8, 0 unused.
     """

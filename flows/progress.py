@@ -21,6 +21,7 @@ from rich.progress import (
 )
 from rich.text import Text
 
+from models.telling import STEPS
 from viewer.words import so_long, so_many
 
 SETTLED = 20.0
@@ -154,6 +155,8 @@ class Lines(Bars):
             if unit not in ("", before) and self._done[name]:
                 self._end_part(name)
             self._done[name], self._of[name] = done, (total, unit or before)
+            if unit == STEPS and before != STEPS and done > 1:
+                self._say(name, f"goes on where it was: {self._state(name)}")
             self._now_and_then(name)
 
     def finish(self, name: str) -> None:

@@ -140,7 +140,8 @@ def print_status(root: Path, console: Console) -> None:
     for stage, counts in plan.table().items():
         todo = [item for item in stages() if item.name == stage]
         blocks = plan.todo(todo[0])
-        why = plan.why(todo[0], blocks[0]) if blocks else ""
+        harmed = [block for name, block in plan.damaged if name == stage]
+        why = plan.why(todo[0], blocks[0]) if blocks else "damaged, see below" if harmed else ""
         cells = [str(counts[state] or "·") for state in ("fresh", "stale", "failed", "missing")]
         table.add_row(stage, *cells, why)
     console.print(table)

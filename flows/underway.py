@@ -133,7 +133,7 @@ def words_of(store: Store, plan: Plan | None = None) -> str:
     if holder.alive is False:
         return (
             f"no run is under way; {who}, which held the store since {since}, was stopped or killed{last} "
-            "(nothing is lost: the next run takes over and goes on)"
+            "(the next run takes over and goes on; a training from where it last kept its state, at most a minute before)"
         )
     if holder.namesake:
         return (

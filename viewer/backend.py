@@ -27,6 +27,8 @@ from viewer.trainings import PICTURES, TRAININGS
 
 Segment = Callable[[Labelled, np.ndarray], tuple[np.ndarray, np.ndarray]]
 """Clicked points (point, 3) of an image to masks (choice, y, x) bool and predicted IoU."""
+MOST_SCORES = 5
+"""Classes whose score a page shows, besides those of the label."""
 AT_ONCE = 2
 """Panels that are drawn at the same time: each may hold a large image."""
 
@@ -216,10 +218,21 @@ class Backend:
         return {
             "panels": [vars(panel) for panel in shown],
             "slots": slots,
+            "scores": self._scores(opened, set(slot_class.tolist())),
             "views": [{"affine": panels.affine(v, opened.size), "grid": v.grid(opened.size)} for v in views],
             "prompts": {s["slot"]: panels.prompts_of(opened.item, s["slot"]) for s in slots},
             "marks": {s["slot"]: panels.marks_of(opened.item, s["slot"]) for s in slots},
         }
+
+    def _scores(self, opened: Opened, named: set[int]) -> list[dict[str, Any]]:
+        """The classifier's highest scores, and those of the classes that the label names, the highest first."""
+        values = opened.item.array("score").tolist()
+        ranked = sorted(range(1, len(values) + 1), key=lambda k: -values[k - 1])
+        shown = [k for n, k in enumerate(ranked) if n < MOST_SCORES or k in named]
+        classes = self.store.classes()
+        return [
+            {"class": k, "name": classes[k - 1], "score": values[k - 1], "named": k in named} for k in shown
+        ]
 
     # -- reviews --------------------------------------------------------------------------------------
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import numpy as np
 import pytest
 import yaml
+from labelled_store import Silent
 from PIL import Image
 from rich.console import Console
 
@@ -14,6 +15,7 @@ from flows.exporting import export_store
 from flows.importing import import_masks
 from flows.outputs import finished, show_images
 from flows.selection import Choice, part_of, split_of
+from flows.steps import Run
 from flows.summary import plan_of
 from storage.catalog import load, save
 from storage.receipts import seal
@@ -21,6 +23,7 @@ from storage.reviews import Review, Reviews, label_digest
 from storage.store import StoreError, WrongInputError
 from tasks.export import ExportError
 from tasks.export_label_studio import encode
+from tasks.registry import stage
 
 QUIET = Console(quiet=True)
 
@@ -359,3 +362,23 @@ def test_where_nothing_can_be_read_the_damage_is_told_with_its_remedy(labelled, 
         described.write_text(described.read_text().replace("0", "1"))
     with pytest.raises(StoreError, match=r"is damaged .* makes it anew"):
         export_store(labelled.store.root, tmp_path / "out", QUIET)
+
+
+def test_one_relabelled_image_does_not_outdate_its_block_s_other_labels(labelled, tmp_path):
+    """As in a night that was killed after it had read the new label: what was made of the old one is still at hand."""
+    whole = exported(labelled, tmp_path / "whole")
+    item = first(labelled)
+    table = labelled.root / "images" / "labels.csv"
+    text = table.read_text(encoding="utf-8")
+    assert text.count(f'"{item.row.path}","blob"\n') == 1
+    table.write_text(
+        text.replace(f'"{item.row.path}","blob"\n', f'"{item.row.path}","scratch"\n'), encoding="utf-8"
+    )
+    with labelled.store.writing():
+        Run(labelled.store, labelled.config, Silent()).stage(stage("ingest"))
+    now = exported(labelled, tmp_path / "now")
+    assert now.keys() < whole.keys() - {stem(item)}, "its block has others"
+    found = exported(labelled, tmp_path / "out", choice=Choice(outdated=True))
+    assert found.keys() == whole.keys() - {stem(item)}
+    for name in found:
+        np.testing.assert_array_equal(found[name], whole[name])

@@ -10,6 +10,7 @@ from rich.console import Console
 from flows import progress
 from flows.progress import SETTLED, Lines, Pace, about_left
 from flows.underway import KEY, Noted, words_of
+from models.telling import READ, STEPS
 from storage.lock import KEY as LOCK
 from storage.store import Store
 
@@ -135,5 +136,16 @@ def test_a_run_that_is_gone_has_no_time_left(tmp_path, clock):
         left = json.loads((tmp_path / LOCK).read_text()) | {"began": 1}
     (tmp_path / LOCK).write_text(json.dumps(left))
     said = words_of(store)
-    assert "it was at mask: 2 of 8 images (nothing is lost: the next run" in said
+    assert "it was at mask: 2 of 8 images (the next run" in said
     assert "about" not in said
+
+
+@pytest.mark.parametrize(("first", "told"), [(38, True), (1, False)])
+def test_the_log_tells_that_a_training_goes_on(clock, first, told):
+    sink = io.StringIO()
+    lines = Lines(Console(file=sink, width=200), every=60)
+    lines.start("train_vit", 0, "steps")
+    lines.reach("train_vit", 16, 16, unit=READ)
+    lines.reach("train_vit", first, 300, unit=STEPS)
+    lines.reach("train_vit", first + 1, 300, unit=STEPS)
+    assert sink.getvalue().count("train_vit: goes on where it was: 38/300 steps") == told

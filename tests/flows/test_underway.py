@@ -142,8 +142,7 @@ def test_a_stale_lock_is_told_as_such_with_where_it_ended(labelled):
         in said
     )
     assert (
-        "was stopped or killed; it was at mask: 0 of 8 images, 2 of 2 blocks (nothing is lost: the next run takes over"
-        in said
+        "was stopped or killed; it was at mask: 0 of 8 images, 2 of 2 blocks (the next run takes over" in said
     )
     far = dead | {"where": "another/1", "host": "elsewhere"}
     (store.root / LOCK).write_text(json.dumps(far))

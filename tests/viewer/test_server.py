@@ -269,3 +269,15 @@ def test_a_small_sam_is_in_memory_before_anybody_clicks(labelled, monkeypatch, m
     monkeypatch.setattr(networks, "load_model", lambda store, config, kind: asked.append(kind))
     browse.load_small_sam(labelled.store)
     assert asked == ["sam"] * loads
+
+
+def test_a_page_shows_what_the_classifier_sees(client, backend):
+    image = ids(backend, label="blob")[0]
+    scores = backend.open(image).item.array("score")
+    shown = backend.page(image)["scores"]
+    assert [item["score"] for item in shown] == sorted(scores.tolist(), reverse=True)
+    assert {item["name"] for item in shown if item["named"]} == set(backend.index.image(image)["labels"])
+    text = client.get(f"/image/{image}").text.split('id="scores"')[1].split("</table>")[0]
+    for item in shown:
+        assert f"{item['score']:.3f}" in text
+    assert "blob (label)" in text
