@@ -156,8 +156,10 @@ class Lines(Bars):
                 self._end_part(name)
             self._done[name], self._of[name] = done, (total, unit or before)
             if unit == STEPS and before != STEPS and done > 1:
-                self._say(name, f"goes on where it was: {self._state(name)}")
-            self._now_and_then(name)
+                self._told[name], self._last[name] = time.monotonic(), self._state(name)
+                self._say(name, f"goes on where it was: {self._last[name]}")
+            else:
+                self._now_and_then(name)
 
     def finish(self, name: str) -> None:
         """Say how far it came, and how long it took."""

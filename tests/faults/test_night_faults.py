@@ -103,7 +103,7 @@ def test_a_log_gets_lines_while_a_run_is_under_way():
         "mask: 36/100 images",
         "train_vit: begins",
         "train_vit: 16/16 images read",
-        "train_vit: 5/54 steps",
+        "train_vit: goes on where it was: 5/54 steps",
         "fuse: 1 image",
     ]
     assert any(re.search(r"mask: 36/100 images in \d+\.\d s$", line) for line in said)
