@@ -13,7 +13,7 @@ from typing import Any, Literal
 from flows.config import Config
 from models.checkpoints import OFFICIAL, cache_folder, digest, sam_checkpoint
 from models.hardware import has_bfloat16_unit
-from models.sam_shapes import WEIGHTS
+from models.sam_shapes import START_WEIGHTS
 from storage.store import Store
 from tasks.stage import ModelKind
 
@@ -115,7 +115,7 @@ def _file(config: Config, kind: ModelKind) -> Path | None:
     """Where a network's weights lie, of one that the store does not keep."""
     if kind == "sam":
         return _sam_path(config.sam.model, config.sam.checkpoint)
-    return WEIGHTS / "tiny_vit.safetensors" if kind == "start" else pinned(config, kind)
+    return START_WEIGHTS if kind == "start" else pinned(config, kind)
 
 
 @lru_cache(maxsize=8)

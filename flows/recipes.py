@@ -10,7 +10,7 @@ from typing import Any
 from flows.config import Config
 from flows.plan import digest_of
 from models.checkpoints import digest
-from models.sam_shapes import WEIGHTS
+from models.sam_shapes import START_WEIGHTS
 from tasks.stage import ModelKind
 
 VERSIONS: dict[ModelKind, int] = {"vit": 7, "fusion": 15}
@@ -70,7 +70,7 @@ def _start(config: Config, kind: ModelKind) -> list[str]:
     if kind != "vit":
         return []
     started = Path(config.train_vit.pretrained or "")
-    return [digest(path) for path in (WEIGHTS / "tiny_vit.safetensors", started) if path.is_file()]
+    return [digest(path) for path in (START_WEIGHTS, started) if path.is_file()]
 
 
 def _changes(before: Mapping[str, Any], after: Mapping[str, Any], kind: ModelKind) -> list[str]:

@@ -7,6 +7,7 @@ from pathlib import Path
 NAMES = ("tiny", "vit_b", "vit_l", "vit_h")
 WEIGHTS = Path(__file__).parent / "weights"
 TINY_WEIGHTS = WEIGHTS / "tiny_sam.safetensors"
+START_WEIGHTS = WEIGHTS / "tiny_vit.safetensors"
 SIDE = 192  # of `tiny`: input side in pixels
 WIDTH = 128  # of `tiny`: channels of the embedding
 STRIDE = 4  # of `tiny`: its decoder upsamples by 4, so that its masks have the input's own resolution

@@ -19,8 +19,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from models.checkpoints import load_checkpoint
+from models.sam_shapes import START_WEIGHTS
 
-EMBEDDED = Path(__file__).parent / "weights" / "tiny_vit.safetensors"
+EMBEDDED = START_WEIGHTS
 WIDTH, DEPTH, HEADS, PATCH, SIDE = 192, 4, 3, 8, 128
 KINDS = 5  # kinds of procedural defect; 0 of the kind head's 1 + KINDS classes is bare surface
 CONTRAST_FLOOR = 0.02  # standard deviation, of grey values in [0, 1], below which noise is not blown up
